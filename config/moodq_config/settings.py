@@ -1,0 +1,206 @@
+"""Settings, built once at the edge and passed down.
+
+Sources, strongest first: keyword arguments, ``MOODQ_*`` variables, ``.env``, a TOML file
+(``$MOODQ_CONFIG`` or ``./moodq.toml``), the defaults below.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from moodq_config.errors import ConfigError
+from moodq_config.names import BULK, INTERACTIVE
+
+ENV_PREFIX = "MOODQ_"
+DEFAULT_CONFIG_FILE = "moodq.toml"
+
+QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "moodq"
+
+
+class Settings(BaseSettings):
+    """Every setting of producer and worker. A field ``x`` is the variable ``MOODQ_X``."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    # where
+    redis_url: str | None = Field(None, description="redis://, rediss:// or unix:// URL; unset: the embedded "
+                                                    "server of `moodq up` in the data folder")
+    data_dir: Path = Field(default_factory=_default_data_dir, description="models and the embedded server's files")
+    tasks_file: Path | None = Field(None, description="TOML file whose tasks overlay the shipped ones")
+
+    # queues
+    queues: Annotated[tuple[QueueName, ...], NoDecode] = Field(
+        (INTERACTIVE, BULK), min_length=1, max_length=16, description="queues a worker serves, first is most urgent")
+    bulk_share: float = Field(0.25, ge=0.0, le=1.0, description="share of batches that go to later queues while "
+                                                                "the first one is busy")
+    max_queue_length: int = Field(100_000, ge=1, le=10_000_000, description="jobs a queue may hold before "
+                                                                            "producers get queue_full")
+    max_items_per_job: int = Field(1_000, ge=1, le=10_000, description="items one job may carry")
+    max_text_chars: int = Field(8_000, ge=1, le=100_000, description="characters one text may have")
+    max_text_tokens: int = Field(2_048, ge=8, le=8_192, description="tokens one text may have")
+    result_ttl_s: int = Field(3_600, ge=10, le=604_800, description="seconds a result is kept")
+    failure_ttl_s: int = Field(86_400, ge=10, le=31_536_000, description="seconds a failed job is kept")
+    max_attempts: int = Field(3, ge=1, le=20, description="times a job is started before it is given up")
+
+    # worker
+    worker_name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]{1,128}$", description="unset: host and pid")
+    lease_s: float = Field(30.0, ge=2.0, le=600.0, description="seconds without a heartbeat after which a job is "
+                                                               "taken over")
+    drain_timeout_s: float = Field(30.0, ge=0.0, le=600.0, description="seconds SIGTERM gives the work in hand")
+    batch_tokens: int = Field(1_024, ge=64, le=65_536, description="new tokens of one label batch at most")
+    max_wait_ms: float = Field(0.0, ge=0.0, le=1_000.0, description="how long an idle worker waits for company "
+                                                                    "before it runs a part-filled batch")
+    max_replies: int = Field(32, ge=1, le=256, description="texts generated together at most")
+
+    # engine
+    engine: Literal["hf", "fake"] = Field("hf", description="hf: Transformers; fake: deterministic, for queue tests")
+    model: str = Field("default", min_length=1, max_length=512, description="'default', a declared source's name, "
+                                                                           "a local folder, or a hub id")
+    model_revision: str | None = Field(None, max_length=128, description="a hub model's revision")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto")
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = Field("auto", description="auto: bf16 where native")
+    threads: int = Field(0, ge=0, le=1_024, description="0: the cores this process really has")
+
+    # endpoints
+    metrics_host: str = Field("127.0.0.1", min_length=1, max_length=255)
+    metrics_port: int = Field(9464, ge=0, le=65_535, description="0: any free port")
+
+    # logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=config_file())
+        return init_settings, env_settings, dotenv_settings, toml
+
+
+def config_file() -> Path:
+    """The TOML file that is read: ``$MOODQ_CONFIG``, or ``moodq.toml`` in the working folder."""
+    return Path(os.environ.get(f"{ENV_PREFIX}CONFIG", DEFAULT_CONFIG_FILE))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Build the settings. Raises ``ConfigError`` naming the variable, the accepted range and the fix."""
+    _refuse_unknown_names()
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(entry) for entry in error.errors(include_url=False))) from None
+
+
+def origins(settings: Settings, overrides: dict[str, Any] | None = None) -> dict[str, str]:
+    """Where each value came from: ``argument``, ``environment``, ``.env``, the TOML file's name or ``default``."""
+    environment = {name.lower().removeprefix("moodq_") for name in os.environ if name.startswith(ENV_PREFIX)}
+    dotenv = {name.lower().removeprefix("moodq_") for name in _dotenv_names()}
+    file = set(_toml_values())
+    found: dict[str, str] = {}
+    for field in type(settings).model_fields:
+        if overrides and field in overrides:
+            found[field] = "argument"
+        elif field in environment:
+            found[field] = "environment"
+        elif field in dotenv:
+            found[field] = ".env"
+        elif field in file:
+            found[field] = str(config_file())
+        else:
+            found[field] = "default"
+    return found
+
+
+def mask_url(url: str) -> str:
+    """``url`` with its password replaced, fit for logs and screens."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+
+
+def _explain(entry: Any) -> str:
+    field = str(entry["loc"][0]) if entry["loc"] else "settings"
+    info = Settings.model_fields.get(field)
+    limits = []
+    for constraint in info.metadata if info else []:
+        for name, sign in (("ge", "at least"), ("le", "at most"), ("pattern", "matching")):
+            if getattr(constraint, name, None) is not None:
+                limits.append(f"{sign} {getattr(constraint, name)}")
+    accepted = f" (accepted: {', '.join(limits)})" if limits else ""
+    given = entry.get("input")
+    shown = "" if field == "redis_url" or given is None else f" {given!r} is wrong:"
+    return f"{ENV_PREFIX}{field.upper()}:{shown} {entry['msg']}{accepted}"
+
+
+def _refuse_unknown_names() -> None:
+    known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields} | {f"{ENV_PREFIX}CONFIG"}
+    given = [name for name in os.environ if name.startswith(ENV_PREFIX)]
+    given += _dotenv_names() + [f"{ENV_PREFIX}{field.upper()}" for field in _toml_values()]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "`moodq config` lists the known ones"
+            raise ConfigError(f"{name} is not a setting; {hint}")
+
+
+def _dotenv_names() -> list[str]:
+    path = Path(".env")
+    if not path.is_file():
+        return []
+    lines = path.read_text("utf-8").splitlines()
+    names = [line.split("=", 1)[0].strip().removeprefix("export ").strip() for line in lines if "=" in line]
+    return [name for name in names if name.startswith(ENV_PREFIX)]
+
+
+def _toml_values() -> dict[str, Any]:
+    path = config_file()
+    if not path.is_file():
+        if f"{ENV_PREFIX}CONFIG" in os.environ:
+            raise ConfigError(f"{ENV_PREFIX}CONFIG names {path}, which is not a file")
+        return {}
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from None
