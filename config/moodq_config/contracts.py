@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -23,6 +24,8 @@ CONTRACT_VERSION = 1
 ID_PATTERN = r"^[A-Za-z0-9_.\-]{1,128}$"
 MAX_TASKS_PER_ITEM = 16
 MAX_METADATA_BYTES = 4096
+#: Lists and objects within each other; well below what any JSON library of a producer gives up at.
+MAX_METADATA_DEPTH = 32
 
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -121,8 +124,9 @@ def clean_text(text: str, max_chars: int) -> str:
         )
     stripped = text.strip()
     if not stripped:
-        raise BadInput("text is empty; send at least one character that is not white space",
-                       code=ErrorCode.EMPTY_TEXT)
+        raise BadInput(
+            "text is empty; send at least one character that is not white space", code=ErrorCode.EMPTY_TEXT
+        )
     if len(stripped) > max_chars:
         raise BadInput(
             f"text has {len(stripped)} characters, the limit is {max_chars}; shorten or split it, "
@@ -142,7 +146,7 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
     and fix and never repeats the text.
     """
     if not isinstance(raw, dict):
-        raise BadInput(f"item is {_json_type(raw)}, not an object; send {{\"text\": ..., \"tasks\": [...]}}")
+        raise BadInput(f'item is {_json_type(raw)}, not an object; send {{"text": ..., "tasks": [...]}}')
     if isinstance(raw.get("text"), str):
         raw = {**raw, "text": clean_text(raw["text"], limits.max_text_chars)}
     try:
@@ -150,17 +154,14 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "item"
-        raise BadInput(f"field {field!r}: {first['msg']}") from None
+        raise BadInput(f"field {_shown(field)}: {first['msg']}") from None
     if item.metadata is not None:
-        size = len(json.dumps(item.metadata, ensure_ascii=False).encode("utf-8", "replace"))
-        if size > MAX_METADATA_BYTES:
-            raise BadInput(f"field 'metadata' has {size} bytes as JSON, the limit is {MAX_METADATA_BYTES}; "
-                           "keep the data yourself and send a reference")
+        _check_metadata(item.metadata)
     if limits.task_names is not None:
         for name in item.tasks:
             if name not in limits.task_names:
                 raise BadInput(
-                    f"field 'tasks': {name!r} is not a task; known are {', '.join(sorted(limits.task_names))}",
+                    f"field 'tasks': {name!r} is not a task; known: {', '.join(sorted(limits.task_names))}",
                     code=ErrorCode.UNKNOWN_TASK,
                 )
     return item
@@ -168,7 +169,7 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
 
 def item_id(raw: object) -> str | None:
     """The id of a raw item if it has a usable one, even when the rest of it is wrong."""
-    if isinstance(raw, dict) and isinstance(raw.get("id"), str) and re.match(ID_PATTERN, raw["id"]):
+    if isinstance(raw, dict) and isinstance(raw.get("id"), str) and re.fullmatch(ID_PATTERN, raw["id"]):
         return str(raw["id"])
     return None
 
@@ -185,21 +186,75 @@ def payload_items(args: object, max_items: int) -> list[object]:
     """
     payload = args[0] if isinstance(args, list | tuple) and len(args) == 1 else None
     if not isinstance(payload, dict):
-        raise BadInput('job data must be ["moodq.run", null, [{"v": 1, "items": [...]}], {}]; '
-                       "see docs/protocol.md", code=ErrorCode.BROKEN_JSON)
+        raise BadInput(
+            'job data must be ["moodq.run", null, [{"v": 1, "items": [...]}], {}]; see docs/protocol.md',
+            code=ErrorCode.BROKEN_JSON,
+        )
     version = payload.get("v")
     if version != CONTRACT_VERSION or isinstance(version, bool):
-        raise BadInput(f"field 'v' is {version!r}, this worker speaks version {CONTRACT_VERSION}; "
-                       "use a producer of the same major version", code=ErrorCode.WRONG_VERSION)
+        raise BadInput(
+            f"field 'v' is {_shown(version)}, this worker speaks version {CONTRACT_VERSION}; "
+            "use a producer of the same major version",
+            code=ErrorCode.WRONG_VERSION,
+        )
     items = payload.get("items")
     if not isinstance(items, list) or not items:
         raise BadInput("field 'items' must be a list of 1 or more items", code=ErrorCode.BROKEN_JSON)
     if len(items) > max_items:
-        raise BadInput(f"field 'items' has {len(items)} items, the limit is {max_items}; send several jobs, "
-                       "or raise MOODQ_MAX_ITEMS_PER_JOB", code=ErrorCode.TOO_MANY_ITEMS)
+        raise BadInput(
+            f"field 'items' has {len(items)} items, the limit is {max_items}; send several jobs, "
+            "or raise MOODQ_MAX_ITEMS_PER_JOB",
+            code=ErrorCode.TOO_MANY_ITEMS,
+        )
     return items
 
 
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    """Metadata goes into the result as it came, so whatever could not be written there is refused here."""
+    level: list[object] = [metadata]
+    for _ in range(MAX_METADATA_DEPTH):
+        level = [child for value in level for child in _children(value)]
+    if level:
+        raise BadInput(f"field 'metadata' is nested more than {MAX_METADATA_DEPTH} levels deep; flatten it")
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode("utf-8"))
+    except UnicodeEncodeError:
+        raise BadInput(
+            "field 'metadata' is not valid UTF-8; send it without lone surrogates",
+            code=ErrorCode.INVALID_UTF8,
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"field 'metadata' is not JSON ({error}); use objects, lists, strings, finite numbers, "
+            "true, false and null"
+        ) from None
+    if size > MAX_METADATA_BYTES:
+        raise BadInput(
+            f"field 'metadata' has {size} bytes as JSON, the limit is {MAX_METADATA_BYTES}; "
+            "keep the data yourself and send a reference"
+        )
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _shown(value: object) -> str:
+    """A short form of something a stranger sent, fit for a message."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"
+
+
 def _json_type(value: object) -> str:
-    return {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string",
-            list: "a list"}.get(type(value), type(value).__name__)
+    return {
+        type(None): "null",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+    }.get(type(value), type(value).__name__)

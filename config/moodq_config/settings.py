@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -22,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from moodq_config.errors import ConfigError
+from moodq_config.errors import ConfigError, Unavailable
 from moodq_config.names import BULK, INTERACTIVE
 
 ENV_PREFIX = "MOODQ_"
@@ -42,18 +43,32 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)
 
     # where
-    redis_url: str | None = Field(None, description="redis://, rediss:// or unix:// URL; unset: the embedded "
-                                                    "server of `moodq up` in the data folder")
-    data_dir: Path = Field(default_factory=_default_data_dir, description="models and the embedded server's files")
+    redis_url: str | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// URL; unset: the embedded "
+        "server of `moodq up` in the data folder",
+    )
+    data_dir: Path = Field(
+        default_factory=_default_data_dir, description="models and the embedded server's files"
+    )
     tasks_file: Path | None = Field(None, description="TOML file whose tasks overlay the shipped ones")
 
     # queues
     queues: Annotated[tuple[QueueName, ...], NoDecode] = Field(
-        (INTERACTIVE, BULK), min_length=1, max_length=16, description="queues a worker serves, first is most urgent")
-    bulk_share: float = Field(0.25, ge=0.0, le=1.0, description="share of batches that go to later queues while "
-                                                                "the first one is busy")
-    max_queue_length: int = Field(100_000, ge=1, le=10_000_000, description="jobs a queue may hold before "
-                                                                            "producers get queue_full")
+        (INTERACTIVE, BULK),
+        min_length=1,
+        max_length=16,
+        description="queues a worker serves, first is most urgent",
+    )
+    bulk_share: float = Field(
+        0.25,
+        ge=0.0,
+        le=1.0,
+        description="share of batches that go to later queues while the first one is busy",
+    )
+    max_queue_length: int = Field(
+        100_000, ge=1, le=10_000_000, description="jobs a queue may hold before producers get queue_full"
+    )
     max_items_per_job: int = Field(1_000, ge=1, le=10_000, description="items one job may carry")
     max_text_chars: int = Field(8_000, ge=1, le=100_000, description="characters one text may have")
     max_text_tokens: int = Field(2_048, ge=8, le=8_192, description="tokens one text may have")
@@ -62,19 +77,40 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, le=20, description="times a job is started before it is given up")
 
     # worker
-    worker_name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.\-]{1,128}$", description="unset: host and pid")
-    lease_s: float = Field(30.0, ge=2.0, le=600.0, description="seconds without a heartbeat after which a job is "
-                                                               "taken over")
-    drain_timeout_s: float = Field(30.0, ge=0.0, le=600.0, description="seconds SIGTERM gives the work in hand")
+    worker_name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9_.\-]{1,128}$", description="unset: host and pid"
+    )
+    lease_s: float = Field(
+        30.0, ge=2.0, le=600.0, description="seconds without a heartbeat after which a job is taken over"
+    )
+    drain_timeout_s: float = Field(
+        30.0, ge=0.0, le=600.0, description="seconds SIGTERM gives the work in hand"
+    )
     batch_tokens: int = Field(1_024, ge=64, le=65_536, description="new tokens of one label batch at most")
-    max_wait_ms: float = Field(0.0, ge=0.0, le=1_000.0, description="how long an idle worker waits for company "
-                                                                    "before it runs a part-filled batch")
+    hang_timeout_s: float = Field(
+        300.0,
+        ge=5.0,
+        le=3_600.0,
+        description="seconds one engine call may take before the worker counts as stuck and ends",
+    )
+    max_wait_ms: float = Field(
+        0.0,
+        ge=0.0,
+        le=1_000.0,
+        description="how long an idle worker waits for company before it runs a part-filled batch",
+    )
     max_replies: int = Field(32, ge=1, le=256, description="texts generated together at most")
 
     # engine
-    engine: Literal["hf", "fake"] = Field("hf", description="hf: Transformers; fake: deterministic, for queue tests")
-    model: str = Field("default", min_length=1, max_length=512, description="'default', a declared source's name, "
-                                                                           "a local folder, or a hub id")
+    engine: Literal["hf", "fake"] = Field(
+        "hf", description="hf: Transformers; fake: deterministic, for queue tests"
+    )
+    model: str = Field(
+        "default",
+        min_length=1,
+        max_length=512,
+        description="'default', a declared source's name, a local folder, or a hub id",
+    )
     model_revision: str | None = Field(None, max_length=128, description="a hub model's revision")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto")
     precision: Literal["auto", "bf16", "fp32", "fp16"] = Field("auto", description="auto: bf16 where native")
@@ -90,7 +126,11 @@ class Settings(BaseSettings):
     @field_validator("queues", mode="before")
     @classmethod
     def _split_queues(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("redis_url")
     @classmethod
@@ -132,7 +172,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def origins(settings: Settings, overrides: dict[str, Any] | None = None) -> dict[str, str]:
-    """Where each value came from: ``argument``, ``environment``, ``.env``, the TOML file's name or ``default``."""
+    """Where each value came from: ``argument``, ``environment``, ``.env``, the TOML file or ``default``."""
     environment = {name.lower().removeprefix("moodq_") for name in os.environ if name.startswith(ENV_PREFIX)}
     dotenv = {name.lower().removeprefix("moodq_") for name in _dotenv_names()}
     file = set(_toml_values())
@@ -151,13 +191,33 @@ def origins(settings: Settings, overrides: dict[str, Any] | None = None) -> dict
     return found
 
 
+def embedded_url_file(settings: Settings) -> Path:
+    """Where ``moodq up`` writes the URL of the embedded server it started."""
+    return settings.data_dir / "valkey" / "url"
+
+
+def server_url(settings: Settings) -> str:
+    """The Redis URL to use. Raises ``Unavailable`` (redis_unreachable) when there is none."""
+    if settings.redis_url is not None:
+        return settings.redis_url
+    try:
+        return embedded_url_file(settings).read_text("utf-8").strip()
+    except FileNotFoundError:
+        raise Unavailable(
+            "no Redis: MOODQ_REDIS_URL is not set and no embedded server has been started; run `moodq up` "
+            "in another terminal, or set MOODQ_REDIS_URL"
+        ) from None
+
+
 def mask_url(url: str) -> str:
-    """``url`` with its password replaced, fit for logs and screens."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    """``url`` with its passwords (user part and query) replaced, fit for logs and screens."""
+    return _PASSWORD_IN_USER_PART.sub(r"//\1:***@", _PASSWORD_IN_QUERY.sub(r"\1=***", url))
+
+
+#: redis-py takes ``unix://…?password=…``, and sentinel_password, ssl_password likewise.
+_PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^&=]*password)=[^&]*")
+#: Up to the last ``@``: a password in which ``/``, ``?`` or ``#`` was not escaped is hidden as well.
+_PASSWORD_IN_USER_PART = re.compile(r"//([^:/@]*):.*@")
 
 
 def _explain(entry: Any) -> str:
@@ -178,6 +238,8 @@ def _refuse_unknown_names() -> None:
     known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields} | {f"{ENV_PREFIX}CONFIG"}
     given = [name for name in os.environ if name.startswith(ENV_PREFIX)]
     given += _dotenv_names() + [f"{ENV_PREFIX}{field.upper()}" for field in _toml_values()]
+    if f"{ENV_PREFIX}CONFIG" in given and f"{ENV_PREFIX}CONFIG" not in os.environ:
+        raise ConfigError(f"{ENV_PREFIX}CONFIG counts in the environment only; take it out of .env and TOML")
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
@@ -189,7 +251,10 @@ def _dotenv_names() -> list[str]:
     path = Path(".env")
     if not path.is_file():
         return []
-    lines = path.read_text("utf-8").splitlines()
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f".env cannot be read: {error}; it must be UTF-8 text") from None
     names = [line.split("=", 1)[0].strip().removeprefix("export ").strip() for line in lines if "=" in line]
     return [name for name in names if name.startswith(ENV_PREFIX)]
 

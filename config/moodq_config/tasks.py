@@ -14,8 +14,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
+from moodq_config.contracts import TaskName
 from moodq_config.errors import ConfigError, ErrorCode
 
 Lang = Literal["zh", "en"]
@@ -44,7 +53,7 @@ class LabelPrompt(_Frozen):
     system: NonEmpty
     user: NonEmpty = "{text}"
     words: dict[Label, NonEmpty]
-    bias: dict[Label, float] = Field(default_factory=dict)
+    bias: dict[Label, FiniteFloat] = Field(default_factory=dict)
     examples: tuple[LabelExample, ...] = ()
 
 
@@ -65,7 +74,7 @@ class GeneratePrompt(_Frozen):
 class LabelTask(_Frozen):
     """Choose among ``labels``: one forward pass, no generation, nothing but a label can come out."""
 
-    name: str
+    name: TaskName
     kind: Literal["label"]
     description: str = ""
     labels: tuple[Label, ...] = Field(min_length=2, max_length=64)
@@ -84,14 +93,16 @@ class LabelTask(_Frozen):
                 raise ValueError(f"prompt.{lang}.words must differ from each other")
             for label in [*prompt.bias, *(example.label for example in prompt.examples)]:
                 if label not in self.labels:
-                    raise ValueError(f"prompt.{lang} names {label!r}, which is not one of {list(self.labels)}")
+                    raise ValueError(
+                        f"prompt.{lang} names {label!r}, which is not one of {list(self.labels)}"
+                    )
         return self
 
 
 class GenerateTask(_Frozen):
     """Write text. ``after`` names a label task that is run first on the same text and steers the prompt."""
 
-    name: str
+    name: TaskName
     kind: Literal["generate"]
     description: str = ""
     after: str | None = None
@@ -122,13 +133,17 @@ class TaskSet(Mapping[str, Task]):
             if isinstance(task, GenerateTask) and task.after:
                 judge = self._tasks.get(task.after)
                 if not isinstance(judge, LabelTask):
-                    raise ConfigError(f"tasks.{task.name}.after: {task.after!r} is not a label task",
-                                      code=ErrorCode.TASKS_INVALID)
+                    raise ConfigError(
+                        f"tasks.{task.name}.after: {task.after!r} is not a label task",
+                        code=ErrorCode.TASKS_INVALID,
+                    )
                 for lang, prompt in task.prompt.items():
                     if prompt.steer and set(prompt.steer) != set(judge.labels):
                         raise ConfigError(
                             f"tasks.{task.name}.prompt.{lang}.steer must have exactly the labels "
-                            f"{list(judge.labels)} of {judge.name!r}", code=ErrorCode.TASKS_INVALID)
+                            f"{list(judge.labels)} of {judge.name!r}",
+                            code=ErrorCode.TASKS_INVALID,
+                        )
         dumped = "\n".join(task.model_dump_json() for _, task in sorted(self._tasks.items()))
         self.revision = hashlib.sha256(dumped.encode()).hexdigest()[:12]
 
@@ -149,7 +164,8 @@ class TaskSet(Mapping[str, Task]):
 
     def label_task(self, name: str) -> LabelTask:
         task = self._tasks[name]
-        assert isinstance(task, LabelTask)
+        if not isinstance(task, LabelTask):
+            raise TypeError(f"{name} is not a label task")
         return task
 
 
@@ -161,10 +177,14 @@ def load_tasks(overlay: Path | None = None) -> TaskSet:
         try:
             text = overlay.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"MOODQ_TASKS_FILE: cannot read {overlay}: {error}",
-                              code=ErrorCode.TASKS_INVALID) from error
+            raise ConfigError(
+                f"MOODQ_TASKS_FILE: cannot read {overlay}: {error}", code=ErrorCode.TASKS_INVALID
+            ) from error
         tasks |= _parse(text, str(overlay))
-    return TaskSet(tasks)
+    try:
+        return TaskSet(tasks)
+    except ConfigError as error:
+        raise ConfigError(f"{overlay or 'tasks.toml'}: {error.message}", code=error.code) from None
 
 
 def detect_lang(text: str) -> Lang:
@@ -182,21 +202,30 @@ def _parse(text: str, source: str) -> dict[str, Task]:
         raise ConfigError(f"{source}: {error}", code=ErrorCode.TASKS_INVALID) from None
     tables = document.get("tasks")
     if not isinstance(tables, dict) or set(document) != {"tasks"}:
-        raise ConfigError(f"{source}: the file must hold only [tasks.<name>] tables", code=ErrorCode.TASKS_INVALID)
+        raise ConfigError(
+            f"{source}: the file must hold only [tasks.<name>] tables", code=ErrorCode.TASKS_INVALID
+        )
     return {name: _parse_task(name, table, source) for name, table in tables.items()}
 
 
 def _parse_task(name: str, table: Any, source: str) -> Task:
+    if isinstance(table, dict) and "name" in table:
+        raise ConfigError(
+            f"{source}: tasks.{name}.name: a task is named by its table; take the field out",
+            code=ErrorCode.TASKS_INVALID,
+        )
     kinds: dict[str, type[LabelTask] | type[GenerateTask]] = {"label": LabelTask, "generate": GenerateTask}
     kind = table.get("kind") if isinstance(table, dict) else None
     if kind not in kinds:
-        raise ConfigError(f"{source}: tasks.{name}.kind must be one of {', '.join(kinds)}",
-                          code=ErrorCode.TASKS_INVALID)
+        raise ConfigError(
+            f"{source}: tasks.{name}.kind must be one of {', '.join(kinds)}", code=ErrorCode.TASKS_INVALID
+        )
     try:
-        return kinds[kind].model_validate({"name": name, **table})
+        return kinds[kind].model_validate({**table, "name": name})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in ("tasks", name, *first["loc"]))
+        path = ("tasks", name) if first["loc"] == ("name",) else ("tasks", name, *first["loc"])
+        where = ".".join(str(part) for part in path)
         raise ConfigError(f"{source}: {where}: {first['msg']}", code=ErrorCode.TASKS_INVALID) from None
 
 

@@ -1,0 +1,110 @@
+"""Which texts run together next. Pure: no clock, no Redis, no model.
+
+A batch holds texts of one group (same task and language, so the same cached prefix), of one queue, and of
+similar length: its cost is rows x longest row, and at most ``budget`` tokens. The oldest text of the chosen
+queue is always in it, so nothing starves inside a queue. Between queues the first goes first, and the later
+ones get ``share`` of the batches while it is busy, so that they still move.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[T]):
+    """One text waiting for one task. ``tokens`` are its new tokens, ``key`` is unique while it waits."""
+
+    key: int
+    group: Hashable
+    tokens: int
+    item: T
+
+
+@dataclass
+class _Lane(Generic[T]):
+    """The waiting texts of one queue: by arrival, and per group by length."""
+
+    by_arrival: OrderedDict[int, Entry[T]] = field(default_factory=OrderedDict)
+    by_length: dict[Hashable, list[tuple[int, int]]] = field(default_factory=dict)
+
+    def add(self, entry: Entry[T]) -> None:
+        self.by_arrival[entry.key] = entry
+        insort(self.by_length.setdefault(entry.group, []), (entry.tokens, entry.key))
+
+    def remove(self, key: int) -> Entry[T] | None:
+        entry = self.by_arrival.pop(key, None)
+        if entry is not None:
+            group = self.by_length[entry.group]
+            del group[bisect_left(group, (entry.tokens, entry.key))]
+            if not group:
+                del self.by_length[entry.group]
+        return entry
+
+
+class Batcher(Generic[T]):
+    """Waiting texts of every queue, first queue most urgent."""
+
+    def __init__(self, queues: Sequence[str], *, budget: int, share: float) -> None:
+        self._lanes: dict[str, _Lane[T]] = {queue: _Lane() for queue in queues}
+        self._budget = budget
+        self._share = share
+        self._credit = 0.0
+
+    def __len__(self) -> int:
+        return sum(len(lane.by_arrival) for lane in self._lanes.values())
+
+    def add(self, queue: str, entry: Entry[T]) -> None:
+        self._lanes[queue].add(entry)
+
+    def remove(self, key: int) -> bool:
+        """Take a text out; False when it is not waiting."""
+        return any(lane.remove(key) is not None for lane in self._lanes.values())
+
+    def next_batch(self) -> list[Entry[T]]:
+        """The next batch, taken out of the waiting ones; empty when nothing waits."""
+        lane = self._choose_lane()
+        if lane is None:
+            return []
+        oldest = next(iter(lane.by_arrival.values()))
+        keys = self._window(lane.by_length[oldest.group], (oldest.tokens, oldest.key))
+        return [entry for key in keys if (entry := lane.remove(key)) is not None]
+
+    def _choose_lane(self) -> _Lane[T] | None:
+        busy = [lane for lane in self._lanes.values() if lane.by_arrival]
+        if len(busy) < 2:
+            return busy[0] if busy else None
+        self._credit += self._share
+        if self._credit >= 1.0:
+            self._credit -= 1.0
+            return busy[1]
+        return busy[0]
+
+    def _window(self, group: list[tuple[int, int]], oldest: tuple[int, int]) -> list[int]:
+        """Keys around ``oldest`` in order of length, widened to the nearer side while the budget holds.
+
+        The oldest is in it even when it alone is over the budget.
+        """
+        low = high = bisect_left(group, oldest)
+        longest = oldest[0]
+        while True:
+            rows = high - low + 2
+            below = group[low - 1] if low > 0 and rows * longest <= self._budget else None
+            above = (
+                group[high + 1]
+                if high + 1 < len(group) and rows * group[high + 1][0] <= self._budget
+                else None
+            )
+            if below is None and above is None:
+                return [key for _, key in group[low : high + 1]]
+            if above is None or (below is not None and longest - below[0] <= above[0] - longest):
+                low -= 1
+            else:
+                high += 1
+                longest = group[high][0]

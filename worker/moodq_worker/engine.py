@@ -1,0 +1,92 @@
+"""The one protocol between the worker and a model, in the field's words: prefill, decode, batch.
+
+``engine_hf`` (Transformers) and ``engine_fake`` (deterministic, for queue tests) are peers behind it. An
+engine is used from one thread, except ``encode``, which the intake calls while a forward pass runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from moodq_config.contracts import LabelScores, ModelRef
+from moodq_config.tasks import Lang, TaskSet
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is loaded. ``ref`` is named in every result; ``parameters`` is a count."""
+
+    ref: ModelRef
+    device: str
+    threads: int
+    parameters: int
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A text to be answered. ``tokens`` are the text's own tokens; ``label`` steers the prompt."""
+
+    key: int
+    task: str
+    lang: Lang
+    label: str | None
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeEvent:
+    """What one decode step made for one text: ``text`` is new text (may be empty), ``finish_reason`` is set
+    on the last event, ``tokens`` counts the tokens made so far."""
+
+    key: int
+    text: str
+    tokens: int
+    finish_reason: Literal["stop", "length"] | None = None
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """One model. Every method may raise; ``loop`` turns that into failed items, never into lost ones."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    def use_tasks(self, tasks: TaskSet) -> None:
+        """Take the task definitions and compute the KV cache of their fixed prompts."""
+        ...
+
+    def warm_up(self) -> None:
+        """Run every task once on a short text. Raises when the model gives no usable numbers."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens. Safe to call from another thread."""
+        ...
+
+    def label(self, task: str, lang: Lang, texts: Sequence[Sequence[int]]) -> list[LabelScores]:
+        """Probabilities of the task's labels for each text, in order; one forward pass over new tokens."""
+        ...
+
+    def admit(self, generations: Sequence[Generation]) -> None:
+        """Prefill these texts and let them join the running decode batch."""
+        ...
+
+    def step(self) -> list[DecodeEvent]:
+        """One decode step for every running text. An empty list when none runs."""
+        ...
+
+    def cancel(self, key: int) -> None:
+        """Drop a running text from the decode batch; unknown keys are ignored."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Texts in the decode batch."""
+        ...
+
+    def prompt_tokens(self, task: str, lang: Lang) -> int:
+        """Tokens of the task's fixed prompt that the KV cache saves each text (prefix-cache metrics)."""
+        ...

@@ -1,0 +1,196 @@
+"""The engine over Transformers: one causal model with a chat template, on CPU or GPU.
+
+It answers the two questions of ``moodq_worker.engine``: label these texts (``labels``), and go on with
+these replies (``decode``), with every task's fixed prompt in the KV cache (``kv_cache``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from moodq_config.contracts import LabelScores, ModelRef
+from moodq_config.errors import ErrorCode, ModelError
+from moodq_config.tasks import LANGS, GenerateTask, LabelTask, Lang, TaskSet
+from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
+from moodq_worker.engine_hf.decode import DecodeBatch, Prompt, Row
+from moodq_worker.engine_hf.hardware import DTYPES, choose_device, choose_precision, usable_cores
+from moodq_worker.engine_hf.kv_cache import Prefix, compute_prefix
+from moodq_worker.engine_hf.labels import LabelHead, score_labels
+from moodq_worker.engine_hf.prompts import (
+    generate_turns,
+    label_turns,
+    steering_labels,
+    tokenize_prompt,
+)
+
+_WARM_UP_TEXTS: dict[Lang, str] = {"zh": "今天天气很好。", "en": "It is a fine day."}
+
+
+class HfEngine:
+    """See ``moodq_worker.engine.Engine`` for the contract of each method."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, info: ModelInfo) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._text_tokenizer = _plain_text_tokenizer(tokenizer)
+        self._info = info
+        self._tasks: TaskSet | None = None
+        self._heads: dict[tuple[str, Lang], LabelHead] = {}
+        self._replies: dict[tuple[str, Lang, str | None], tuple[Prefix, tuple[int, ...]]] = {}
+        self._decode = DecodeBatch(model, tokenizer, _stop_tokens(model, tokenizer))
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    def use_tasks(self, tasks: TaskSet) -> None:
+        heads: dict[tuple[str, Lang], LabelHead] = {}
+        replies: dict[tuple[str, Lang, str | None], tuple[Prefix, tuple[int, ...]]] = {}
+        for task in tasks.labels():
+            for lang in LANGS:
+                heads[task.name, lang] = self._label_head(task, lang)
+        for generate in tasks.generates():
+            for lang in LANGS:
+                prompt = generate.prompt[lang]
+                for label in steering_labels(generate, prompt):
+                    tokens = tokenize_prompt(self._tokenizer, generate_turns(prompt, label), prompt.user)
+                    prefix = compute_prefix(self._model, tokens.prefix)
+                    replies[generate.name, lang, label] = (prefix, tokens.suffix)
+        self._tasks, self._heads, self._replies = tasks, heads, replies
+
+    def warm_up(self) -> None:
+        if self._tasks is None:
+            raise ModelError("use_tasks must come before warm_up", code=ErrorCode.WARM_UP_FAILED)
+        for lang, text in _WARM_UP_TEXTS.items():
+            tokens = self.encode([text])[0]
+            for task in self._tasks.labels():
+                for scores in self.label(task.name, lang, [tokens, tokens * 4]):
+                    if not math.isfinite(scores.probability):
+                        raise ModelError(
+                            f"warm-up: task {task.name} gave no finite probability; the weights or the "
+                            f"precision ({self._info.ref.precision}) are unusable, try MOODQ_PRECISION=fp32",
+                            code=ErrorCode.WARM_UP_FAILED,
+                        )
+        keys = [key for key in self._replies if key[2] is not None] or list(self._replies)
+        for number, (name, lang, label) in enumerate(keys[:2]):
+            tokens = self.encode([_WARM_UP_TEXTS[lang]])[0]
+            self.admit([Generation(-1 - number, name, lang, label, tokens)])
+        for _ in range(3):
+            self.step()
+        self._decode.clear()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [
+            list(encoding.ids)
+            for encoding in self._text_tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
+    def label(self, task: str, lang: Lang, texts: Sequence[Sequence[int]]) -> list[LabelScores]:
+        return score_labels(self._model, self._heads[task, lang], texts)
+
+    def admit(self, generations: Sequence[Generation]) -> None:
+        prompts, rows = [], []
+        for generation in generations:
+            task = self._generate_task(generation.task)
+            label = generation.label if task.prompt[generation.lang].steer else None
+            prefix, suffix = self._replies[generation.task, generation.lang, label]
+            prompts.append(Prompt(prefix, (*generation.tokens, *suffix)))
+            rows.append(Row(generation.key, task.max_new_tokens, task.repetition_penalty))
+        self._decode.join(prompts, rows)
+
+    def step(self) -> list[DecodeEvent]:
+        try:
+            return self._decode.step()
+        except Exception:
+            # The cache is in an unknown state: the rows cannot go on, the next ones can.
+            self._decode.clear()
+            raise
+
+    def cancel(self, key: int) -> None:
+        self._decode.cancel(key)
+
+    @property
+    def running(self) -> int:
+        return len(self._decode)
+
+    def prompt_tokens(self, task: str, lang: Lang) -> int:
+        if (task, lang) in self._heads:
+            return self._heads[task, lang].prefix.tokens
+        return next(
+            prefix.tokens for key, (prefix, _) in self._replies.items() if key[0] == task and key[1] == lang
+        )
+
+    def _label_head(self, task: LabelTask, lang: Lang) -> LabelHead:
+        prompt = task.prompt[lang]
+        tokens = tokenize_prompt(self._tokenizer, label_turns(prompt), prompt.user)
+        words = tuple(
+            tuple(self._tokenizer.encode(prompt.words[label], add_special_tokens=False))
+            for label in task.labels
+        )
+        return LabelHead(
+            labels=task.labels,
+            words=words,
+            bias=torch.tensor([prompt.bias.get(label, 0.0) for label in task.labels]),
+            prefix=compute_prefix(self._model, tokens.prefix),
+            suffix=tokens.suffix,
+        )
+
+    def _generate_task(self, name: str) -> GenerateTask:
+        task = self._tasks[name] if self._tasks else None
+        if not isinstance(task, GenerateTask):
+            raise ModelError(f"{name} is not a generate task", code=ErrorCode.ENGINE_FAILED)
+        return task
+
+
+def load_engine(
+    path: Path, *, model_id: str, revision: str, licence: str, device: str, precision: str, threads: int
+) -> HfEngine:
+    """Load the model in folder ``path`` (safetensors, tokenizer files).
+
+    Raises ``ModelError`` (model_invalid) when Transformers cannot make a causal model of it.
+    """
+    target = choose_device(device)
+    chosen = choose_precision(precision, target)
+    cores = threads or usable_cores()
+    torch.set_num_threads(cores)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=DTYPES[chosen],
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"{path} cannot be loaded as a causal language model ({type(error).__name__}); it needs "
+            "config.json, *.safetensors and tokenizer files of a chat model"
+        ) from error
+    cast("torch.nn.Module", model).to(target).eval()
+    ref = ModelRef(id=model_id, revision=revision, precision=chosen)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    info = ModelInfo(ref, device=str(target), threads=cores, parameters=parameters, licence=licence)
+    return HfEngine(model, tokenizer, info)
+
+
+def _plain_text_tokenizer(tokenizer: Any) -> Tokenizer:
+    """A copy of the tokenizer for which ``<|im_end|>`` and its like in a text are only characters, so that
+    a message cannot close its own turn."""
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    plain.encode_special_tokens = True
+    return plain
+
+
+def _stop_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    ids = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*ids, tokenizer.eos_token_id] if token is not None)

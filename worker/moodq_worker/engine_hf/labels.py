@@ -1,0 +1,129 @@
+"""Label tasks: the log-probability of every label word at the position after the prompt.
+
+One forward pass over the text and the short suffix; the fixed prefix comes from the KV cache. Texts are
+right-padded to the longest of their batch: with causal attention nothing before the padding sees it.
+A label word of several tokens is scored whole: its tokens but the last are appended to the row as branches
+that see the text and themselves but not each other, so even then it is one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from moodq_config.contracts import LabelScores
+from moodq_worker.engine_hf.kv_cache import Prefix, output_weight
+
+
+@dataclass(frozen=True, slots=True)
+class LabelHead:
+    """A label task made ready for one language: its prefix, suffix and label words as tokens."""
+
+    labels: tuple[str, ...]
+    words: tuple[tuple[int, ...], ...]
+    bias: torch.Tensor  # [labels], added to the log-probabilities
+    prefix: Prefix
+    suffix: tuple[int, ...]
+
+    @property
+    def branch_tokens(self) -> tuple[int, ...]:
+        """Every word's tokens but its last, one word after another."""
+        return tuple(token for word in self.words for token in word[:-1])
+
+
+@torch.inference_mode()
+def score_labels(
+    model: PreTrainedModel, head: LabelHead, texts: Sequence[Sequence[int]]
+) -> list[LabelScores]:
+    """Probabilities of ``head.labels`` for each of ``texts`` (token ids), in order."""
+    lengths = [len(text) + len(head.suffix) for text in texts]
+    branches = head.branch_tokens
+    width = max(lengths)
+    ids = torch.zeros(len(texts), width + len(branches), dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : lengths[row]] = torch.tensor([*text, *head.suffix])
+    if branches:
+        ids[:, width:] = torch.tensor(branches)
+    ends = torch.tensor(lengths) - 1
+    hidden = _forward(model, head, ids.to(model.device), ends, width)
+    rows = torch.arange(len(texts))
+    at_end = hidden[rows, ends.to(hidden.device)]
+    output = output_weight(model)
+    if branches:
+        logprobs = _whole_words(output, head, at_end, hidden[:, width:])
+    else:
+        # All words are one token: the softmax's denominator is the same for all and cancels.
+        first = torch.tensor([word[0] for word in head.words], device=output.device)
+        logprobs = at_end.float() @ output[first].float().T
+    probabilities = torch.softmax(logprobs + head.bias.to(logprobs.device), dim=-1)
+    return [_scores(head.labels, row) for row in probabilities.tolist()]
+
+
+def _forward(
+    model: PreTrainedModel, head: LabelHead, ids: torch.Tensor, ends: torch.Tensor, width: int
+) -> torch.Tensor:
+    """Hidden states ``[rows, columns, hidden]`` of the new tokens."""
+    cache = head.prefix.expanded(ids.shape[0])
+    if ids.shape[1] == width:
+        output = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+    else:
+        mask, positions = _branch_layout(head, ends + 1, width)
+        output = model.base_model(
+            input_ids=ids,
+            past_key_values=cache,
+            use_cache=True,
+            attention_mask=mask.to(ids.device),
+            position_ids=positions.to(ids.device),
+        )
+    hidden: torch.Tensor = output.last_hidden_state
+    return hidden
+
+
+def _branch_layout(head: LabelHead, lengths: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attention mask ``[rows, 1, queries, keys]`` (True: seen) and positions ``[rows, queries]`` of a
+    batch whose rows end in the label words' branches."""
+    past, rows, branch_len = head.prefix.tokens, len(lengths), len(head.branch_tokens)
+    columns = torch.arange(width + branch_len)
+    own = torch.tril(torch.ones(width + branch_len, width + branch_len, dtype=torch.bool))
+    own[width:, width:] = False
+    offsets = torch.zeros(branch_len, dtype=torch.long)
+    start = 0
+    for word in head.words:
+        size = len(word) - 1
+        block = slice(width + start, width + start + size)
+        own[block, block] = torch.tril(torch.ones(size, size, dtype=torch.bool))
+        offsets[start : start + size] = torch.arange(size)
+        start += size
+    mask = own.expand(rows, -1, -1).clone()
+    # A branch sees its row's own text, not the padding between the text's end and the branches.
+    padding = (columns[None] >= lengths[:, None]) & (columns[None] < width)
+    mask[:, width:, :] &= ~padding[:, None, :]
+    seen_prefix = torch.ones(rows, width + branch_len, past, dtype=torch.bool)
+    positions = past + columns.expand(rows, -1).clone()
+    positions[:, width:] = past + lengths[:, None] + offsets[None]
+    return torch.cat([seen_prefix, mask], dim=-1)[:, None], positions
+
+
+def _whole_words(
+    output: torch.Tensor, head: LabelHead, at_end: torch.Tensor, branches: torch.Tensor
+) -> torch.Tensor:
+    """Sum of each word's token log-probabilities, ``[rows, labels]``."""
+    first = torch.log_softmax((at_end @ output.T).float(), dim=-1)
+    later = torch.log_softmax((branches @ output.T).float(), dim=-1)
+    columns = []
+    start = 0
+    for word in head.words:
+        total = first[:, word[0]]
+        for step, token in enumerate(word[1:]):
+            total = total + later[:, start + step, token]
+        start += len(word) - 1
+        columns.append(total)
+    return torch.stack(columns, dim=-1)
+
+
+def _scores(labels: tuple[str, ...], row: list[float]) -> LabelScores:
+    best = max(range(len(labels)), key=row.__getitem__)
+    return LabelScores(label=labels[best], probability=row[best], scores=dict(zip(labels, row, strict=True)))

@@ -1,0 +1,187 @@
+"""From claimed jobs to items ready to batch: read, check, skip what is done, tokenize.
+
+Runs in its own thread, so that Redis and the tokenizer work while the engine does. It claims only while a
+queue has room, which keeps the rest of that queue free for other workers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from moodq_config.contracts import ItemLimits, item_id, parse_item, payload_items
+from moodq_config.errors import BadInput, ErrorCode, MoodqError
+from moodq_config.names import result_key
+from moodq_config.tasks import TaskSet, detect_lang
+from moodq_worker.engine import Engine
+from moodq_worker.items import Clock, Item, Job
+from moodq_worker.rq_job import read_payload
+from moodq_worker.rq_worker import BatchWorker, Claim
+
+log = logging.getLogger(__name__)
+
+#: Jobs taken in one claim: enough to fill a batch of short texts, few enough that one claim stays quick.
+CLAIM_JOBS = 64
+IDLE_WAIT_S = 1.0
+RETRY_WAIT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeLimits:
+    """``items_in_hand`` bounds what one queue may have claimed and unfinished here."""
+
+    items_in_hand: int
+    max_items_per_job: int
+    max_text_chars: int
+    max_text_tokens: int
+
+
+class Intake:
+    """Feeds ``accept`` with checked jobs until ``stop``."""
+
+    def __init__(
+        self,
+        worker: BatchWorker,
+        engine: Engine,
+        tasks: TaskSet,
+        limits: IntakeLimits,
+        *,
+        accept: Callable[[Job], None],
+        in_hand: Callable[[str], int],
+    ) -> None:
+        self._worker = worker
+        self._engine = engine
+        self._tasks = tasks
+        self._limits = limits
+        self._item_limits = ItemLimits(max_text_chars=limits.max_text_chars, task_names=frozenset(tasks))
+        self._accept = accept
+        self._in_hand = in_hand
+        self._stop = threading.Event()
+        self._room = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Claim nothing more. Does not wait, so a signal handler may call it."""
+        self._stop.set()
+        self._room.set()
+
+    def stop(self) -> None:
+        """Claim nothing more; returns when the last claim has been handed over."""
+        self.request_stop()
+        self._worker.wake()
+        self._thread.join()
+
+    def room_made(self) -> None:
+        """Tell a waiting intake that items were finished."""
+        self._room.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._turn()
+            except RedisError as error:
+                log.warning("redis unavailable: %s; trying again in %.0f s", error, RETRY_WAIT_S)
+                self._stop.wait(RETRY_WAIT_S)
+
+    def _turn(self) -> None:
+        self._room.clear()
+        queues = [name for name in self._worker.queue_names() if self._has_room(name)]
+        if not queues:
+            self._room.wait(IDLE_WAIT_S)
+        elif self._worker.suspended():
+            self._stop.wait(IDLE_WAIT_S)
+        else:
+            claims = self._worker.claim(CLAIM_JOBS, queues)
+            if claims:
+                self.take(claims)
+            else:
+                self._worker.wait_for_work(IDLE_WAIT_S, queues)
+
+    def _has_room(self, queue: str) -> bool:
+        return self._in_hand(queue) < self._limits.items_in_hand
+
+    def take(self, claims: Sequence[Claim]) -> None:
+        """Read, check and tokenize ``claims`` and hand each over as a job."""
+        jobs = [self._read(claim) for claim in claims]
+        self._skip_finished([item for job in jobs for item in job.items])
+        self._tokenize([item for job in jobs for item in job.items if item.error is None])
+        for job in jobs:
+            job.open = len(job.items)
+            self._accept(job)
+
+    def _read(self, claim: Claim) -> Job:
+        job = Job(claim)
+        try:
+            if claim.error is not None:
+                raise claim.error
+            raws = read_payload(claim.job, max_items=self._limits.max_items_per_job)
+        except MoodqError as error:
+            job.items = [self._item(job, id, error=error) for id in _ids_of(claim)]
+            return job
+        job.items = [self._parse(job, number, raw, len(raws)) for number, raw in enumerate(raws)]
+        return job
+
+    def _parse(self, job: Job, number: int, raw: object, count: int) -> Item:
+        fallback = job.id if count == 1 else f"{job.id}.{number}"
+        if isinstance(raw, dict) and "id" not in raw:
+            raw = {**raw, "id": fallback}
+        try:
+            request = parse_item(raw, self._item_limits)
+        except BadInput as error:
+            return self._item(job, item_id(raw) or fallback, error=error)
+        item = self._item(job, request.id)
+        item.request = request
+        item.lang = request.lang or detect_lang(request.text)
+        item.plan(self._tasks)
+        return item
+
+    def _item(self, job: Job, id: str, *, error: MoodqError | None = None) -> Item:
+        clock = Clock(enqueued_at=job.claim.enqueued_at, claimed_at=job.claim.claimed_at)
+        return Item(job, id, queue=job.claim.queue.name, clock=clock, error=error)
+
+    def _skip_finished(self, items: list[Item]) -> None:
+        """An id that already has a finished result is not run again: a second delivery, or a resubmission."""
+        if not items:
+            return
+        stored = self._worker.connection.mget([result_key(item.id) for item in items])
+        for item, value in zip(items, stored, strict=True):
+            if value is not None and _is_done(value):
+                item.job.items.remove(item)
+                item.job.skipped += 1
+
+    def _tokenize(self, items: list[Item]) -> None:
+        texts = [item.request.text for item in items if item.request is not None]
+        for item, tokens in zip(items, self._engine.encode(texts), strict=True):
+            if len(tokens) > self._limits.max_text_tokens:
+                item.error = BadInput(
+                    f"text has {len(tokens)} tokens, the limit is {self._limits.max_text_tokens}; shorten or "
+                    "split it, or raise MOODQ_MAX_TEXT_TOKENS",
+                    code=ErrorCode.TEXT_TOO_LONG,
+                )
+            else:
+                item.tokens = tokens
+
+
+def _ids_of(claim: Claim) -> list[str]:
+    """Whom to tell that a whole job is refused: its items as far as their ids can be read, else the job."""
+    try:
+        ids = [item_id(raw) for raw in payload_items(claim.job.args, max_items=sys.maxsize)]
+    except Exception:  # noqa: BLE001 - the job is refused already; nothing in it can be trusted
+        ids = []
+    return [id for id in ids if id is not None] or [str(claim.job.id)]
+
+
+def _is_done(value: bytes) -> bool:
+    try:
+        return bool(json.loads(value).get("status") == "done")
+    except (ValueError, AttributeError):
+        return False

@@ -1,0 +1,114 @@
+"""What the worker has in hand: jobs, their items, and how far each item is.
+
+One ``Item`` travels from ``intake`` through ``batcher`` and ``loop`` to ``delivery``; its ``Job`` is
+finished when its last item is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from moodq_config.contracts import GeneratedText, ItemError, LabelScores, RequestItem, Timings
+from moodq_config.errors import MoodqError
+from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet
+from moodq_worker.rq_worker import Claim
+
+_next_key = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Clock:
+    """Where an item's time goes. Wall-clock seconds for what crosses processes, monotonic for the rest."""
+
+    enqueued_at: float
+    claimed_at: float
+    claimed: float = field(default_factory=time.monotonic)
+    started: float | None = None
+    prefill_s: float = 0.0
+    decode_began: float | None = None
+    decode_s: float = 0.0
+
+    def timings(self) -> Timings:
+        now = time.monotonic()
+        begun = self.started if self.started is not None else now
+        return Timings(
+            queue=_ms(self.claimed_at - self.enqueued_at),
+            batch=_ms(begun - self.claimed),
+            prefill=_ms(self.prefill_s),
+            decode=_ms(self.decode_s),
+            total=_ms(self.claimed_at - self.enqueued_at + now - self.claimed),
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A claimed job. ``open`` counts the items that have no outcome yet."""
+
+    claim: Claim
+    items: list[Item] = field(default_factory=list)
+    open: int = 0
+    skipped: int = 0  # items an earlier attempt had already finished
+    started: bool = False
+
+    @property
+    def id(self) -> str:
+        return str(self.claim.job.id)
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One text and what is still to be done with it. ``todo`` holds task names in the order they must run."""
+
+    job: Job
+    id: str
+    queue: str
+    clock: Clock
+    request: RequestItem | None = None
+    lang: Lang = "en"
+    tokens: list[int] = field(default_factory=list)
+    labels_todo: list[str] = field(default_factory=list)
+    generates_todo: list[str] = field(default_factory=list)
+    scores: dict[str, LabelScores] = field(default_factory=dict)
+    texts: dict[str, GeneratedText] = field(default_factory=dict)
+    pieces: list[str] = field(default_factory=list)
+    error: MoodqError | None = None
+    key: int = field(default_factory=lambda: next(_next_key))
+
+    def plan(self, tasks: TaskSet) -> None:
+        """Fill the to-do lists from the request: labels first, and the label a reply listens to."""
+        assert self.request is not None  # noqa: S101 - intake sets it before planning
+        for name in self.request.tasks:
+            task = tasks[name]
+            if isinstance(task, LabelTask):
+                self._need_label(name)
+            elif isinstance(task, GenerateTask):
+                if task.after:
+                    self._need_label(task.after)
+                if name not in self.generates_todo:
+                    self.generates_todo.append(name)
+
+    def steering_label(self, task: GenerateTask) -> str | None:
+        return self.scores[task.after].label if task.after else None
+
+    @property
+    def results(self) -> Mapping[str, LabelScores | GeneratedText]:
+        """The tasks the request named, in its order; a label computed only to steer is left out."""
+        if self.request is None:
+            return {}
+        found: dict[str, LabelScores | GeneratedText] = {**self.scores, **self.texts}
+        return {name: found[name] for name in self.request.tasks if name in found}
+
+    @property
+    def item_error(self) -> ItemError | None:
+        return ItemError(code=str(self.error.code), message=self.error.message) if self.error else None
+
+    def _need_label(self, name: str) -> None:
+        if name not in self.labels_todo:
+            self.labels_todo.append(name)
+
+
+def _ms(seconds: float) -> float:
+    return round(max(0.0, seconds) * 1000, 3)

@@ -1,0 +1,101 @@
+"""The worker's Prometheus metrics: one registry, built at the edge and passed down.
+
+Seconds everywhere, bounded labels only. Where vLLM has a name its suffix is used, so dashboards port;
+``docs/metrics.md`` lists them all.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from moodq_worker.engine import ModelInfo
+
+#: Seconds: from one short forward pass to minutes of waiting.
+LATENCY_BUCKETS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.2,
+    0.35,
+    0.5,
+    0.75,
+    1,
+    1.5,
+    2.5,
+    5,
+    10,
+    20,
+    40,
+    60,
+    120,
+    300,
+)
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+class Metrics:
+    """Every metric by attribute; ``registry`` is what ``/metrics`` exposes."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def histogram(name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
+            return Histogram(f"moodq_{name}", text, labels, buckets=LATENCY_BUCKETS, registry=self.registry)
+
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"moodq_{name}", text, labels, registry=self.registry)
+
+        def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"moodq_{name}", text, labels, registry=self.registry)
+
+        by_task = ("task",)
+        self.queue_time = histogram("request_queue_time_seconds", "Enqueue to claim", by_task)
+        self.batch_wait = histogram("request_batch_wait_seconds", "Claim to the first forward pass", by_task)
+        self.prefill_time = histogram(
+            "request_prefill_time_seconds", "Forward passes over new tokens", by_task
+        )
+        self.decode_time = histogram("request_decode_time_seconds", "First to last token of a reply", by_task)
+        self.e2e_latency = histogram(
+            "e2e_request_latency_seconds", "Enqueue to the result's writing", by_task
+        )
+        self.first_token = histogram(
+            "time_to_first_token_seconds", "Enqueue to a reply's first token", by_task
+        )
+        self.inter_token = histogram("inter_token_latency_seconds", "Between tokens of a reply")
+        self.result_write = histogram("result_write_seconds", "Writing the results of one round")
+        self.batch_items = Histogram(
+            "moodq_batch_items", "Texts of a batch", by_task, buckets=SIZE_BUCKETS, registry=self.registry
+        )
+        self.batch_tokens = Histogram(
+            "moodq_batch_tokens",
+            "New tokens of a batch",
+            by_task,
+            buckets=SIZE_BUCKETS,
+            registry=self.registry,
+        )
+        self.running = gauge("num_requests_running", "Texts in the decode batch")
+        self.waiting = gauge("num_requests_waiting", "Texts claimed and not started")
+        self.prompt_tokens = counter("prompt_tokens", "Tokens prefilled, cached prefixes not counted")
+        self.generation_tokens = counter("generation_tokens", "Tokens generated")
+        self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache")
+        self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens found in the prefix cache")
+        self.items = counter("items", "Items by outcome (done, failed) and code", ("task", "outcome", "code"))
+        self.jobs = counter(
+            "jobs", "Jobs by outcome: done, failed, retried, taken_over", ("queue", "outcome")
+        )
+        self.labels = counter("labels", "Labels given", ("task", "label"))
+        self._model = Info("moodq_model", "The loaded model", registry=self.registry)
+
+    def describe_model(self, info: ModelInfo) -> None:
+        self._model.info(
+            {
+                "id": info.ref.id,
+                "revision": info.ref.revision,
+                "precision": info.ref.precision,
+                "device": info.device,
+                "threads": str(info.threads),
+                "parameters": str(info.parameters),
+            }
+        )

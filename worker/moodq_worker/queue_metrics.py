@@ -1,0 +1,50 @@
+"""Queue depth and age, read from Redis when ``/metrics`` is scraped rather than on a timer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from redis import Redis
+from redis.exceptions import RedisError
+from rq.job import Job
+from rq.queue import Queue
+from rq.utils import as_text, str_to_date
+
+
+class QueueCollector(Collector):
+    """``moodq_queue_depth`` and ``moodq_queue_oldest_age_seconds``, by queue; absent while Redis is."""
+
+    def __init__(self, connection: Redis, queues: Sequence[str]) -> None:
+        self._connection = connection
+        self._queues = [Queue(name, connection=connection) for name in queues]
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        depth = GaugeMetricFamily("moodq_queue_depth", "Jobs waiting in the queue", labels=["queue"])
+        age = GaugeMetricFamily(
+            "moodq_queue_oldest_age_seconds", "Age of the job at the queue's head", labels=["queue"]
+        )
+        try:
+            for queue in self._queues:
+                length, head = self._length_and_age(queue)
+                depth.add_metric([queue.name], length)
+                age.add_metric([queue.name], head)
+        except RedisError:
+            return
+        yield depth
+        yield age
+
+    def _length_and_age(self, queue: Queue) -> tuple[int, float]:
+        with self._connection.pipeline(transaction=False) as pipe:
+            pipe.llen(queue.key)
+            pipe.lindex(queue.key, 0)
+            length, head = pipe.execute()
+        if head is None:
+            return int(length), 0.0
+        enqueued = self._connection.hget(Job.key_for(as_text(head)), "enqueued_at")
+        try:
+            return int(length), max(0.0, time.time() - str_to_date(enqueued).timestamp()) if enqueued else 0.0
+        except ValueError:
+            return int(length), 0.0

@@ -1,0 +1,203 @@
+"""Builds one worker from the settings and runs it until it is told to stop.
+
+Order matters: what can be wrong cheaply (Redis, the port, the tasks) is found out before the model loads,
+and the worker claims nothing before the model has warmed up.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+
+from redis import Redis
+
+from moodq_config.errors import BadInput, ErrorCode, ModelError, MoodqError
+from moodq_config.settings import Settings
+from moodq_config.tasks import TaskSet, load_tasks
+from moodq_worker.connection import connect
+from moodq_worker.delivery import Delivery, Terms
+from moodq_worker.engine import Engine
+from moodq_worker.engine_fake import FakeEngine
+from moodq_worker.health import HealthServer
+from moodq_worker.heartbeat import Heartbeat
+from moodq_worker.intake import Intake, IntakeLimits
+from moodq_worker.loop import Loop
+from moodq_worker.metrics import Metrics
+from moodq_worker.queue_metrics import QueueCollector
+from moodq_worker.rq_worker import BatchWorker, Claim
+
+log = logging.getLogger(__name__)
+
+#: Items of one queue in hand per worker: enough texts to choose batches of similar length from.
+ITEMS_IN_HAND = 512
+#: Exit code of a worker whose engine is stuck; a supervisor starts it again.
+EXIT_HUNG = 70
+
+
+class Worker:
+    """One worker process: threads for intake, delivery, heartbeat and health around the engine's loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._tasks: TaskSet = load_tasks(settings.tasks_file)
+        self._connection: Redis = connect(settings)
+        self._metrics = Metrics()
+        self._metrics.registry.register(QueueCollector(self._connection, settings.queues))
+        self._ready = threading.Event()
+        self._loop: Loop | None = None
+        self._health = HealthServer(
+            settings.metrics_host,
+            settings.metrics_port,
+            self._metrics.registry,
+            alive=self._not_alive,
+            ready=self._not_ready,
+        )
+
+    def run(self) -> int:
+        """Load, warm up, work, drain. Returns the exit code; raises ``MoodqError`` when it cannot start."""
+        engine = self._start_engine()
+        settings = self._settings
+        name = settings.worker_name or f"moodq-{socket.gethostname()}-{os.getpid()}"
+        rq = BatchWorker(
+            list(settings.queues),
+            connection=self._connection,
+            name=name,
+            lease_s=settings.lease_s,
+            max_attempts=settings.max_attempts,
+            result_ttl_s=settings.result_ttl_s,
+            failure_ttl_s=settings.failure_ttl_s,
+        )
+        loop = Loop(
+            engine,
+            self._tasks,
+            self._metrics,
+            queues=settings.queues,
+            batch_tokens=settings.batch_tokens,
+            bulk_share=settings.bulk_share,
+            max_replies=settings.max_replies,
+            max_wait_s=settings.max_wait_ms / 1000,
+        )
+        limits = IntakeLimits(
+            ITEMS_IN_HAND, settings.max_items_per_job, settings.max_text_chars, settings.max_text_tokens
+        )
+        intake = Intake(rq, engine, self._tasks, limits, accept=loop.accept, in_hand=loop.in_hand)
+
+        def finished(job: object) -> None:
+            loop.finished(job)  # type: ignore[arg-type]
+            intake.room_made()
+
+        terms = Terms(name, engine.info.ref, settings.result_ttl_s, settings.max_attempts)
+        loop.delivery = delivery = Delivery(rq, self._metrics, terms, finished=finished)
+
+        def gave_up(claim: Claim) -> None:
+            claim.error = BadInput(
+                f"started {claim.attempt} times without an end (the limit is {settings.max_attempts}); its "
+                "worker died each time, send smaller texts or look at the workers' logs",
+                code=ErrorCode.MAX_ATTEMPTS,
+            )
+            intake.take([claim])
+
+        heartbeat = Heartbeat(
+            rq,
+            lease_s=settings.lease_s,
+            hung=lambda: time.monotonic() - loop.last_turn > settings.hang_timeout_s,
+            on_hang=lambda: os._exit(EXIT_HUNG),
+            gave_up=gave_up,
+            requeued=lambda count: self._metrics.jobs.labels("any", "taken_over").inc(count),
+        )
+
+        def drain() -> None:
+            self._ready.clear()
+            intake.request_stop()
+            loop.drain(settings.drain_timeout_s)
+
+        self._loop = loop
+        rq.on_shutdown = drain
+        self._on_signals(drain)
+        rq.start()
+        delivery.start()
+        heartbeat.start()
+        intake.start()
+        self._ready.set()
+        log.info(
+            "ready: worker %s, queues %s, metrics on port %d",
+            name,
+            ",".join(settings.queues),
+            self._health.port,
+        )
+        try:
+            loop.run()
+        finally:
+            intake.stop()
+            flushed = delivery.close(timeout_s=max(5.0, settings.drain_timeout_s))
+            left = loop.unfinished()
+            if left:
+                log.info("putting back %d jobs that were not finished", len(left))
+                rq.put_back([job.claim for job in left])
+            heartbeat.stop()
+            rq.stop()
+            self._health.close()
+        log.info("drained" if flushed else "stopped with results that Redis did not take")
+        return 0 if flushed else 1
+
+    def _start_engine(self) -> Engine:
+        engine = build_engine(self._settings)
+        engine.use_tasks(self._tasks)
+        began = time.monotonic()
+        try:
+            engine.warm_up()
+        except MoodqError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"warm-up failed ({type(error).__name__}: {error}); try MOODQ_PRECISION=fp32",
+                code=ErrorCode.WARM_UP_FAILED,
+            ) from error
+        self._metrics.describe_model(engine.info)
+        log.info("warmed up in %.1f s: %s", time.monotonic() - began, engine.info)
+        return engine
+
+    def _on_signals(self, drain: object) -> None:
+        def handle(signum: int, frame: FrameType | None) -> None:
+            log.info("got %s: draining", signal.Signals(signum).name)
+            drain()  # type: ignore[operator]
+
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, handle)
+
+    def _not_alive(self) -> str | None:
+        if self._loop is not None and time.monotonic() - self._loop.last_turn > self._settings.hang_timeout_s:
+            return "the engine is stuck"
+        return None
+
+    def _not_ready(self) -> str | None:
+        return None if self._ready.is_set() else "loading or draining"
+
+
+def build_engine(settings: Settings) -> Engine:
+    """The engine the settings name; the real one imports torch only here."""
+    if settings.engine == "fake":
+        return FakeEngine()
+    from moodq_worker.engine_hf import load_engine
+    from moodq_worker.model_store import resolve
+
+    files = resolve(settings)
+    return load_engine(
+        files.path,
+        model_id=files.id,
+        revision=files.revision,
+        licence=files.licence,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+    )
+
+
+def run_worker(settings: Settings) -> int:
+    """Run one worker in this process until SIGTERM; returns its exit code."""
+    return Worker(settings).run()
