@@ -15,7 +15,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from moodq_worker.engine import DecodeEvent
-from moodq_worker.engine_hf.kv_cache import LayerKV, Prefix, layers_of, output_weight, right_aligned
+from moodq_worker.engine_hf.kv_cache import LayerKV, Prefix, layers_of, right_aligned
+from moodq_worker.engine_hf.packed import output_logits
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ class DecodeBatch:
                 past_key_values=self._cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
-            logits = hidden @ output_weight(self._model).T
+            logits = output_logits(self._model, hidden)
             chosen = self._choose(self._rows, logits)
             for row in self._rows:
                 row.length += 1
@@ -127,12 +128,11 @@ class DecodeBatch:
             input_ids=ids.to(self._model.device), past_key_values=cache, use_cache=True
         ).last_hidden_state
         last = hidden[torch.arange(len(group)), torch.tensor(lengths) - 1]
-        return cache, last @ output_weight(self._model).T
+        return cache, output_logits(self._model, last)
 
     def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
         """Greedy choice, with each row's repetition penalty on the tokens it already made (CTRL,
         Keskar et al. 2019)."""
-        logits = logits.float()
         for index, row in enumerate(rows):
             if row.repetition_penalty != 1.0 and row.made:
                 seen = torch.tensor(sorted(set(row.made)), device=logits.device)

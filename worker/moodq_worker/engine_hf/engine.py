@@ -23,6 +23,7 @@ from moodq_worker.engine_hf.decode import DecodeBatch, Prompt, Row
 from moodq_worker.engine_hf.hardware import DTYPES, choose_device, choose_precision, usable_cores
 from moodq_worker.engine_hf.kv_cache import Prefix, compute_prefix
 from moodq_worker.engine_hf.labels import LabelHead, score_labels
+from moodq_worker.engine_hf.packed import can_pack, output_rows, pack
 from moodq_worker.engine_hf.prompts import (
     generate_turns,
     label_turns,
@@ -138,6 +139,7 @@ class HfEngine:
             labels=task.labels,
             words=words,
             bias=torch.tensor([prompt.bias.get(label, 0.0) for label in task.labels]),
+            rows=output_rows(self._model, [word[0] for word in words]),
             prefix=compute_prefix(self._model, tokens.prefix),
             suffix=tokens.suffix,
         )
@@ -176,8 +178,10 @@ def load_engine(
             "config.json, *.safetensors and tokenizer files of a chat model"
         ) from error
     cast("torch.nn.Module", model).to(target).eval()
-    ref = ModelRef(id=model_id, revision=revision, precision=chosen)
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    if can_pack(target, chosen):
+        pack(model)
+    ref = ModelRef(id=model_id, revision=revision, precision=chosen)
     info = ModelInfo(ref, device=str(target), threads=cores, parameters=parameters, licence=licence)
     return HfEngine(model, tokenizer, info)
 

@@ -67,8 +67,3 @@ def right_aligned(layers: list[list[LayerKV]], lengths: list[int], width: int) -
             pair.append(out)
         stacked.append((pair[0], pair[1]))
     return stacked
-
-
-def output_weight(model: PreTrainedModel) -> torch.Tensor:
-    """The output matrix, ``[vocabulary, hidden]``: its rows are what hidden states are compared with."""
-    return cast("torch.Tensor", model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]

@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel
 
 from moodq_config.contracts import LabelScores
-from moodq_worker.engine_hf.kv_cache import Prefix, output_weight
+from moodq_worker.engine_hf.kv_cache import Prefix
+from moodq_worker.engine_hf.packed import output_logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class LabelHead:
     labels: tuple[str, ...]
     words: tuple[tuple[int, ...], ...]
     bias: torch.Tensor  # [labels], added to the log-probabilities
+    rows: torch.Tensor  # [labels, hidden] of the output matrix, for each word's first token
     prefix: Prefix
     suffix: tuple[int, ...]
 
@@ -51,13 +53,11 @@ def score_labels(
     hidden = _forward(model, head, ids.to(model.device), ends, width)
     rows = torch.arange(len(texts))
     at_end = hidden[rows, ends.to(hidden.device)]
-    output = output_weight(model)
     if branches:
-        logprobs = _whole_words(output, head, at_end, hidden[:, width:])
+        logprobs = _whole_words(model, head, at_end, hidden[:, width:])
     else:
         # All words are one token: the softmax's denominator is the same for all and cancels.
-        first = torch.tensor([word[0] for word in head.words], device=output.device)
-        logprobs = at_end.float() @ output[first].float().T
+        logprobs = at_end.float() @ head.rows.T
     probabilities = torch.softmax(logprobs + head.bias.to(logprobs.device), dim=-1)
     return [_scores(head.labels, row) for row in probabilities.tolist()]
 
@@ -108,11 +108,11 @@ def _branch_layout(head: LabelHead, lengths: torch.Tensor, width: int) -> tuple[
 
 
 def _whole_words(
-    output: torch.Tensor, head: LabelHead, at_end: torch.Tensor, branches: torch.Tensor
+    model: PreTrainedModel, head: LabelHead, at_end: torch.Tensor, branches: torch.Tensor
 ) -> torch.Tensor:
     """Sum of each word's token log-probabilities, ``[rows, labels]``."""
-    first = torch.log_softmax((at_end @ output.T).float(), dim=-1)
-    later = torch.log_softmax((branches @ output.T).float(), dim=-1)
+    first = torch.log_softmax(output_logits(model, at_end), dim=-1)
+    later = torch.log_softmax(output_logits(model, branches), dim=-1)
     columns = []
     start = 0
     for word in head.words:

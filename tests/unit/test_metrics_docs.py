@@ -1,0 +1,54 @@
+"""``docs/metrics.md`` lists exactly the metrics there are, with their types and labels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client.core import Metric
+from redis import Redis
+
+from moodq_config.contracts import ModelRef
+from moodq_worker.engine import ModelInfo
+from moodq_worker.metrics import Metrics
+from moodq_worker.queue_metrics import QueueCollector
+
+DOC = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+class _NoQueues(QueueCollector):
+    """The collector's metric families without a server behind it."""
+
+    def __init__(self) -> None:
+        super().__init__(Redis(), [])
+
+
+def _documented() -> dict[str, str]:
+    rows = re.findall(r"^\| `(moodq_\w+)` \| (\w+) \|", DOC.read_text("utf-8"), flags=re.MULTILINE)
+    assert rows
+    return dict(rows)
+
+
+def _exported() -> dict[str, str]:
+    metrics = Metrics()
+    metrics.describe_model(ModelInfo(ModelRef(id="m", revision="r", precision="p"), "cpu", 1, 1))
+    found: list[Metric] = [*metrics.registry.collect(), *_NoQueues().collect()]
+    names = {}
+    for family in found:
+        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
+        names[family.name + suffix] = "gauge" if family.type == "info" else family.type
+    return names
+
+
+def test_the_page_lists_every_metric_with_its_type_and_no_other() -> None:
+    assert _documented() == _exported()
+
+
+def test_the_page_names_the_labels_of_every_metric() -> None:
+    metrics = Metrics()
+    page = DOC.read_text("utf-8")
+    for attribute in vars(metrics).values():
+        names = getattr(attribute, "_labelnames", ())
+        if names:
+            row = next(line for line in page.splitlines() if f"`{attribute._name}" in line)
+            assert ", ".join(names) in row

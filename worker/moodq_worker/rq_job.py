@@ -1,0 +1,188 @@
+"""The RQ job as this worker reads it: data from Redis is data, never code.
+
+RQ's own ``Job`` imports the function and callbacks a hash names, unpickles if told to, inflates without a
+limit and sends webhooks. Anyone who can write to Redis could so run code or requests in the worker. This
+class resolves one registered name and imports nothing. Stands between ``rq_worker`` (claim) and ``intake``.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from typing import Any, NoReturn
+
+from redis import Redis
+from rq.exceptions import TimeoutFormatError
+from rq.job import JOB_ID_PATTERN, Job
+from rq.utils import decode_redis_hash
+
+from moodq_config.contracts import payload_items
+from moodq_config.errors import BadInput, ErrorCode
+from moodq_config.names import JOB_FUNCTION
+
+#: Bytes a job's data may have once inflated: 1,000 texts of 8,000 ideographs fit.
+MAX_DATA_BYTES = 32 * 1024 * 1024
+
+#: Hash fields never handed to RQ's reader: it inflates one without a limit and sends HTTP for the other.
+_NEVER_READ = frozenset({"data", "exc_info", "webhooks"})
+
+#: What RQ's reader raises when a field of the hash is not of its kind.
+_UNREADABLE = (ValueError, TypeError, AttributeError, AssertionError, LookupError, OverflowError, RecursionError,
+               TimeoutFormatError)  # fmt: skip
+
+_PICKLE_MARK = b"\x80"
+
+
+class SafeJSONSerializer:
+    """JSON in UTF-8, for RQ. An invalid byte becomes a lone surrogate: it spoils the one string it is in,
+    which is then refused as ``invalid_utf8``, and not the job around it."""
+
+    @staticmethod
+    def dumps(obj: Any, /) -> bytes:
+        return json.dumps(obj, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+    @staticmethod
+    def loads(data: bytes, /) -> Any:
+        return json.loads(data.decode("utf-8", "surrogateescape"), parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+class MoodqJob(Job):
+    """An RQ job that is read and finished, but never performed.
+
+    ``refusal`` says why its hash cannot be read; the job can still be failed in RQ's registries.
+    """
+
+    def __init__(self, id: str | None = None, connection: Redis | None = None, serializer: Any = None) -> None:
+        # RQ raises on an id it does not allow; such a job must be refused, it must not end the worker.
+        usable = id is None or JOB_ID_PATTERN.fullmatch(id) is not None
+        super().__init__(id if usable else None, connection=connection, serializer=SafeJSONSerializer)
+        self.refusal: BadInput | None = None
+        self._stored_data: bytes | None = None
+        if not usable:
+            self._id = id
+
+    def restore(self, raw_data: Any) -> None:
+        """Fill in from the hash. Never raises: what cannot be read is told in ``refusal``."""
+        self.refusal = None
+        try:
+            fields = decode_redis_hash(raw_data)
+            super().restore({name: value for name, value in fields.items() if name not in _NEVER_READ} | {"data": b""})
+        except _UNREADABLE as error:
+            self.refusal = BadInput(
+                f"a field of the job's hash cannot be read ({type(error).__name__}); "
+                "write the hash as docs/protocol.md shows",
+                code=ErrorCode.BROKEN_JSON,
+            )
+        stored = raw_data.get(b"data", raw_data.get("data", b""))
+        self._stored_data = stored
+        try:
+            self.data = inflate(stored)
+        except BadInput as error:
+            self.data = b""
+            self.refusal = error
+
+    def to_dict(self, include_meta: bool = True, include_result: bool = True) -> dict[str, Any]:
+        """The hash to store. The data stays as it was sent, also when it was refused."""
+        fields: dict[str, Any] = super().to_dict(include_meta=include_meta, include_result=include_result)
+        if self._stored_data is not None:
+            fields["data"] = self._stored_data
+        return fields
+
+    @property
+    def names_callback(self) -> bool:
+        """Whether the hash asks for a callback, which this worker never runs."""
+        return bool(self._success_callback_name or self._failure_callback_name or self._stopped_callback_name)
+
+    @property
+    def func(self) -> NoReturn:
+        raise _unknown_function("a function to import")
+
+    @property
+    def success_callback(self) -> None:
+        return None
+
+    @property
+    def failure_callback(self) -> None:
+        return None
+
+    @property
+    def stopped_callback(self) -> None:
+        return None
+
+    def send_webhooks(self, status: Any, *, exc_string: str | None = None) -> None:
+        """Nothing: an entry in Redis must not make the worker send requests."""
+
+    def perform(self) -> NoReturn:
+        raise _unknown_function("to be performed as a Python call")
+
+    def __str__(self) -> str:
+        # RQ's own shows the description, which may repeat the text.
+        return f"<{type(self).__name__} {self.id}>"
+
+
+def read_payload(job: MoodqJob, max_items: int) -> list[object]:
+    """The raw items of ``job``.
+
+    Raises ``BadInput``: unknown_function (another function, or callbacks), broken_json (no JSON, a pickle, not
+    of the shape, over ``MAX_DATA_BYTES``), wrong_version, too_many_items.
+    """
+    if job.refusal is not None:
+        raise job.refusal
+    if job.names_callback:
+        raise _unknown_function("callbacks")
+    function, instance, args, kwargs = _parts(job.data)
+    if function != JOB_FUNCTION:
+        shown = repr(function[:80]) if isinstance(function, str) else "something that is no name"
+        raise _unknown_function(shown)
+    if instance is not None or kwargs:
+        raise _not_the_shape("instance must be null and kwargs {}")
+    return payload_items(args, max_items)
+
+
+def _parts(data: bytes) -> list[Any]:
+    if data.startswith(_PICKLE_MARK):
+        raise _not_the_shape("it is pickled, and a pickle is never read; use RQ's JSON serializer")
+    try:
+        parts = SafeJSONSerializer.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _not_the_shape(f"it is not JSON ({type(error).__name__})") from None
+    if not isinstance(parts, list) or len(parts) != 4:
+        raise _not_the_shape("it is not a list of 4")
+    return parts
+
+
+def inflate(stored: bytes) -> bytes:
+    """A job's data, decompressed if it is compressed. Raises ``BadInput`` (broken_json) over the limit."""
+    machine = zlib.decompressobj()
+    try:
+        data = machine.decompress(stored, MAX_DATA_BYTES)
+    except zlib.error:
+        data = stored  # RQ takes uncompressed data as well
+    else:
+        if not machine.eof and not machine.unconsumed_tail:
+            data = stored
+    if machine.unconsumed_tail or len(data) > MAX_DATA_BYTES:
+        raise BadInput(
+            f"job data has more than {MAX_DATA_BYTES // 2**20} MiB, the limit; send several smaller jobs",
+            code=ErrorCode.BROKEN_JSON,
+        )
+    return data
+
+
+def _not_the_shape(what: str) -> BadInput:
+    return BadInput(
+        f'job data must be JSON ["{JOB_FUNCTION}", null, [{{"v": 1, "items": [...]}}], {{}}]: {what}; '
+        "see docs/protocol.md",
+        code=ErrorCode.BROKEN_JSON,
+    )
+
+
+def _unknown_function(what: str) -> BadInput:
+    return BadInput(
+        f"this worker runs only {JOB_FUNCTION!r}, the job names {what}; nothing was imported or run",
+        code=ErrorCode.UNKNOWN_FUNCTION,
+    )
