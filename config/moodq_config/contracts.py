@@ -20,8 +20,9 @@ from moodq_config.errors import BadInput, ErrorCode
 
 CONTRACT_VERSION = 1
 
-#: Characters an id may have: those RQ allows in job ids, for a single item's job takes the item's id.
-ID_PATTERN = r"^[A-Za-z0-9_\-]{1,128}$"
+#: Characters an id may have. A single item's job takes the item's id; RQ allows no dot there, so for such an
+#: item the producer derives the job's id.
+ID_PATTERN = r"^[A-Za-z0-9_.\-]{1,128}$"
 MAX_TASKS_PER_ITEM = 16
 MAX_METADATA_BYTES = 4096
 #: Lists and objects within each other; well below what any JSON library of a producer gives up at.

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         30.0, ge=0.0, le=600.0, description="seconds SIGTERM gives the work in hand"
     )
-    batch_tokens: int = Field(1_024, ge=64, le=65_536, description="new tokens of one label batch at most")
+    batch_tokens: int = Field(512, ge=64, le=65_536, description="new tokens of one label batch at most")
     hang_timeout_s: float = Field(
         300.0,
         ge=5.0,

@@ -21,17 +21,20 @@ class ArticleModel:
     """Lives in the child process: the model, used just so. Greedy, chat template, the same question that
     moodq's ``sentiment`` asks (its system prompt, without examples)."""
 
-    def __init__(self, model: str, precision: str, threads: int) -> None:
+    def __init__(self, model: str, precision: str) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
-        logging.disable_progress_bar()
-        torch.set_num_threads(threads)
+        from moodq_worker.engine_hf.hardware import usable_cores
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        torch.set_num_threads(usable_cores())
         self._torch = torch
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True).eval()
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, local_files_only=True)
+        self._model: Any = loaded.eval()
         task = load_tasks()["sentiment"]
         assert isinstance(task, LabelTask)
         self._task = task
@@ -58,7 +61,10 @@ class ArticleModel:
 
     def body_parameters(self) -> int:
         """Parameters every new token is multiplied by: all but the two embedding matrices."""
-        outside = {id(self._model.get_input_embeddings().weight), id(self._model.get_output_embeddings().weight)}
+        outside = {
+            id(self._model.get_input_embeddings().weight),
+            id(self._model.get_output_embeddings().weight),
+        }
         return sum(p.numel() for p in self._model.parameters() if id(p) not in outside)
 
     def _rendered(self, text: str, lang: str) -> str:
@@ -90,9 +96,9 @@ class ArticleModel:
 class ArticleWay:
     """The row: ``ArticleModel`` in a process of its own."""
 
-    def __init__(self, model: str, precision: str, threads: int) -> None:
+    def __init__(self, model: str, precision: str) -> None:
         self.name = f"article's way, {precision}"
-        self._child = Child("article:ArticleModel", model=model, precision=precision, threads=threads)
+        self._child = Child("article:ArticleModel", model=model, precision=precision)
 
     def run(self, texts: Sequence[Labelled]) -> Outcome:
         return Outcome(**self._child.call("run", _pairs(texts)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -71,6 +72,7 @@ def main(target: str, arguments: str) -> None:
         answers.flush()
 
     module, _, name = target.partition(":")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and closes the pipe
     hosted = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)(**json.loads(arguments))
     answer({"result": None})
     for line in sys.stdin:

@@ -19,11 +19,16 @@ REPEATS = 6
 class MatmulPeak:
     """Lives in a child process: the best matmul speed of any shape, in FLOP/s."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self) -> None:
         import torch
 
-        torch.set_num_threads(threads)
+        from moodq_worker.engine_hf.hardware import usable_cores
+
+        torch.set_num_threads(usable_cores())
         self._torch = torch
+
+    def threads(self) -> int:
+        return int(self._torch.get_num_threads())
 
     def measure(self, precision: str) -> float:
         torch = self._torch

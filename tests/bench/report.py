@@ -28,15 +28,16 @@ def print_tables(
 ) -> None:
     floor = machine.floor_items_per_s(new_tokens)
     console.print(
-        f"matmul peak: fp32 {machine.peaks['fp32'] / 1e9:,.0f}, bf16 {machine.peaks['bf16'] / 1e9:,.0f} GFLOP/s "
-        f"({machine.threads} threads)\n"
+        f"matmul peak: fp32 {machine.peaks['fp32'] / 1e9:,.0f}, bf16 {machine.peaks['bf16'] / 1e9:,.0f} "
+        f"GFLOP/s ({machine.threads} threads)\n"
         f"floor: {machine.floor_tokens_per_s:,.0f} tokens/s = {machine.precision} peak / (2 × "
         f"{machine.body_parameters / 1e6:,.0f} M parameters); {floor:,.1f} items/s "
         f"at {new_tokens:.1f} new tokens each",
         highlight=False,
     )
     langs = sorted({lang for row in rows for lang in row.hits})
-    table = Table("row", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("row", no_wrap=True)
     for title in ("items/s", "p50 ms", "p95 ms", "accuracy", *langs, "of the floor"):
         table.add_column(title, justify="right")
     for row in rows:

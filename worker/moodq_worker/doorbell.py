@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Collection, Mapping
 
 from redis import Redis
@@ -17,9 +18,10 @@ from redis.exceptions import RedisError
 log = logging.getLogger(__name__)
 
 #: Seconds one BLMOVE blocks at most; well below any sensible socket timeout.
-BLOCK_S = 5.0
+BLOCK_S = 5
 #: Seconds between tries while the server cannot be reached.
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0)
+#: Seconds ``close`` waits for the threads.
 JOIN_S = 1.0
 
 
@@ -72,31 +74,35 @@ class Doorbell:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        give_up = time.monotonic() + JOIN_S
+        while time.monotonic() < give_up and any(thread.is_alive() for thread in self._threads):
+            self._unblock()  # again and again: a thread may just be about to block
+            for thread in self._threads:
+                if thread.is_alive():
+                    thread.join(0.02)
+
+    def _unblock(self) -> None:
+        with self._changed:
             blocked = list(self._blocked.values())
         for client_id in blocked:
             try:
                 self._connection.client_unblock(client_id)
             except RedisError as error:
                 log.debug("doorbell not unblocked: %s", error)
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(JOIN_S)
 
     def _listen(self, name: str, key: str) -> None:
         heard = failures = 0
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._armed(name, heard))
-                if self._closed:
-                    return
-                round_ = self._round
+            round_ = self._next_round(name, heard)
+            if round_ is None:
+                return
             try:
                 has_job = self._block(name, key)
             except RedisError as error:
                 pause_s = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
                 failures += 1
-                log.log(logging.WARNING if failures == 1 else logging.DEBUG,
-                        "doorbell of queue %s: %s; trying again in %.1f s", name, error, pause_s)  # fmt: skip
+                level = logging.WARNING if failures == 1 else logging.DEBUG
+                log.log(level, "doorbell of queue %s: %s; trying again in %.1f s", name, error, pause_s)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, pause_s)
                 continue
@@ -105,8 +111,11 @@ class Doorbell:
                 heard = round_
                 self._ring(name)
 
-    def _armed(self, name: str, heard: int) -> bool:
-        return name in self._waited_for and self._round > heard
+    def _next_round(self, name: str, heard: int) -> int | None:
+        """Wait until someone waits for this queue and has not been told yet; None on ``close``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or (name in self._waited_for and self._round > heard))
+            return None if self._closed else self._round
 
     def _ring(self, name: str) -> None:
         with self._changed:

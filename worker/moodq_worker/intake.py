@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from moodq_config.contracts import ItemLimits, item_id, parse_item, payload_items
+from moodq_config.contracts import ItemLimits, item_id, parse_item
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import result_key
 from moodq_config.tasks import TaskSet, detect_lang
@@ -131,7 +130,7 @@ class Intake:
         return job
 
     def _parse(self, job: Job, number: int, raw: object, count: int) -> Item:
-        fallback = job.id if count == 1 else f"{job.id}.{number}"
+        fallback = job.id if count == 1 else f"{job.id}-{number}"
         if isinstance(raw, dict) and "id" not in raw:
             raw = {**raw, "id": fallback}
         try:
@@ -174,13 +173,13 @@ class Intake:
 def _ids_of(claim: Claim) -> list[str]:
     """Whom to tell that a whole job is refused: its items as far as their ids can be read, else the job."""
     try:
-        ids = [item_id(raw) for raw in payload_items(claim.job.args, max_items=sys.maxsize)]
-    except Exception:  # noqa: BLE001 - the job is refused already; nothing in it can be trusted
+        ids = [item_id(raw) for raw in claim.job.args[0]["items"]]
+    except Exception:  # noqa: BLE001 - the job is refused already; nothing about its shape is known
         ids = []
     return [id for id in ids if id is not None] or [str(claim.job.id)]
 
 
-def _is_done(value: bytes) -> bool:
+def _is_done(value: bytes | str) -> bool:
     try:
         return bool(json.loads(value).get("status") == "done")
     except (ValueError, AttributeError):

@@ -27,8 +27,16 @@ MAX_DATA_BYTES = 32 * 1024 * 1024
 _NEVER_READ = frozenset({"data", "exc_info", "webhooks"})
 
 #: What RQ's reader raises when a field of the hash is not of its kind.
-_UNREADABLE = (ValueError, TypeError, AttributeError, AssertionError, LookupError, OverflowError, RecursionError,
-               TimeoutFormatError)  # fmt: skip
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    TimeoutFormatError,
+)
 
 _PICKLE_MARK = b"\x80"
 
@@ -56,7 +64,9 @@ class MoodqJob(Job):
     ``refusal`` says why its hash cannot be read; the job can still be failed in RQ's registries.
     """
 
-    def __init__(self, id: str | None = None, connection: Redis | None = None, serializer: Any = None) -> None:
+    def __init__(
+        self, id: str | None = None, connection: Redis | None = None, serializer: Any = None
+    ) -> None:
         # RQ raises on an id it does not allow; such a job must be refused, it must not end the worker.
         usable = id is None or JOB_ID_PATTERN.fullmatch(id) is not None
         super().__init__(id if usable else None, connection=connection, serializer=SafeJSONSerializer)
@@ -70,7 +80,9 @@ class MoodqJob(Job):
         self.refusal = None
         try:
             fields = decode_redis_hash(raw_data)
-            super().restore({name: value for name, value in fields.items() if name not in _NEVER_READ} | {"data": b""})
+            super().restore(
+                {name: value for name, value in fields.items() if name not in _NEVER_READ} | {"data": b""}
+            )
         except _UNREADABLE as error:
             self.refusal = BadInput(
                 f"a field of the job's hash cannot be read ({type(error).__name__}); "
@@ -127,8 +139,8 @@ class MoodqJob(Job):
 def read_payload(job: MoodqJob, max_items: int) -> list[object]:
     """The raw items of ``job``.
 
-    Raises ``BadInput``: unknown_function (another function, or callbacks), broken_json (no JSON, a pickle, not
-    of the shape, over ``MAX_DATA_BYTES``), wrong_version, too_many_items.
+    Raises ``BadInput``: unknown_function (another function, or callbacks), broken_json (no JSON, a pickle,
+    not of the shape, over ``MAX_DATA_BYTES``), wrong_version, too_many_items.
     """
     if job.refusal is not None:
         raise job.refusal
@@ -160,12 +172,12 @@ def inflate(stored: bytes) -> bytes:
     machine = zlib.decompressobj()
     try:
         data = machine.decompress(stored, MAX_DATA_BYTES)
+        whole = machine.eof or bool(machine.unconsumed_tail)
     except zlib.error:
-        data = stored  # RQ takes uncompressed data as well
-    else:
-        if not machine.eof and not machine.unconsumed_tail:
-            data = stored
-    if machine.unconsumed_tail or len(data) > MAX_DATA_BYTES:
+        whole = False
+    if not whole:
+        return stored  # RQ takes uncompressed data as well; this is as long as it is
+    if machine.unconsumed_tail:
         raise BadInput(
             f"job data has more than {MAX_DATA_BYTES // 2**20} MiB, the limit; send several smaller jobs",
             code=ErrorCode.BROKEN_JSON,

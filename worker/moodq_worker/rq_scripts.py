@@ -8,6 +8,7 @@ fields are RQ's own, taken from its classes. Scores are by the server's clock: w
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -20,8 +21,8 @@ from moodq_config.names import ATTEMPTS_FIELD
 #: Seconds RQ keeps the index of a job's (and a worker's) executions longer than the executions themselves.
 INDEX_GRACE_S = 60
 
-#: Seconds added to a lease in RQ's registry. RQ's own clean-up, which ``rq info`` and dashboards run too, fails
-#: every job whose entry has expired; with this, jobs of dead workers stay ours to take over meanwhile.
+#: Seconds added to a lease in RQ's registry. RQ's own clean-up, which ``rq info`` and dashboards run too,
+#: fails every job whose entry has expired; with this, jobs of dead workers stay ours to take over meanwhile.
 RQ_GRACE_S = 3600
 
 _PRELUDE = """
@@ -50,7 +51,7 @@ end
 
 # KEYS: list and started registry of each queue in turn, then the worker's hash and its executions.
 # ARGV: conf, then as many fresh execution ids as jobs may be claimed.
-# Returns {queue index, job id, execution id, attempt, hash} for each; no execution id: the job id is unusable.
+# Returns {queue index, job id, execution id, attempt, hash} for each; no execution id: an unusable job id.
 _CLAIM = """
 local worker, worker_executions = KEYS[#KEYS - 1], KEYS[#KEYS]
 local claimed = {}
@@ -128,7 +129,7 @@ local requeued, given_up = 0, {}
 for number = #members, 1, -1 do  -- the oldest last: it ends up in front
   local job, execution = string.match(members[number], '^([^:]+):([^:]+)$')
   local key = conf.job .. (job or '')
-  local found = job and redis.call('HMGET', key, 'status', conf.attempts, 'worker_name', 'retries_left') or {}
+  local found = redis.pcall('HMGET', key, 'status', conf.attempts, 'worker_name', 'retries_left')
   local status, attempts, worker, retries = found[1], found[2], found[3], count_of(found[4])
   if not job then
     redis.call('ZREM', wip, members[number])
@@ -199,15 +200,24 @@ class Scripts:
         }
 
     def claim(
-        self, keys: Sequence[str], executions: Sequence[str], *, execution: Execution, job_fields: dict[str, str],
+        self,
+        keys: Sequence[str],
+        executions: Sequence[str],
+        *,
+        execution: Execution,
+        job_fields: dict[str, str],
         busy: str,
-    ) -> list[list[Any]]:  # fmt: skip
+    ) -> list[list[Any]]:
         """``execution`` is the pattern of those to be registered under the ids of ``executions``."""
-        fields = {name: value for name, value in execution.serialize().items() if name not in ("id", "job_id")}
+        fields = {
+            name: value for name, value in execution.serialize().items() if name not in ("id", "job_id")
+        }
         conf = self._with(job_fields=_flat(job_fields), execution_fields=_flat(fields), busy=busy)
         return cast("list[list[Any]]", self._claim(keys, [conf, *executions]))
 
-    def renew(self, registries: Sequence[str], ids: Sequence[str], *, timestamp: float, date: str) -> list[bytes]:
+    def renew(
+        self, registries: Sequence[str], ids: Sequence[str], *, timestamp: float, date: str
+    ) -> list[bytes]:
         """``ids`` holds job id and execution id of each entry of ``registries``."""
         conf = self._with(timestamp=repr(timestamp), date=date)
         return cast("list[bytes]", self._renew(registries, [conf, *ids]))
@@ -223,9 +233,9 @@ class Scripts:
         return json.dumps(self._conf | more)
 
 
-def lease_ttl(lease_s: float) -> float:
+def lease_ttl(lease_s: float) -> int:
     """Seconds after which RQ itself would call an execution abandoned."""
-    return int(-(-lease_s // 1)) + RQ_GRACE_S
+    return math.ceil(lease_s) + RQ_GRACE_S
 
 
 def hash_of(flat: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -16,7 +16,7 @@ from types import FrameType
 
 from redis import Redis
 
-from moodq_config.errors import BadInput, ErrorCode, ModelError, MoodqError
+from moodq_config.errors import ErrorCode, ModelError, MoodqError
 from moodq_config.settings import Settings
 from moodq_config.tasks import TaskSet, load_tasks
 from moodq_worker.connection import connect
@@ -29,7 +29,7 @@ from moodq_worker.intake import Intake, IntakeLimits
 from moodq_worker.loop import Loop
 from moodq_worker.metrics import Metrics
 from moodq_worker.queue_metrics import QueueCollector
-from moodq_worker.rq_worker import BatchWorker, Claim
+from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
 
@@ -94,20 +94,12 @@ class Worker:
         terms = Terms(name, engine.info.ref, settings.result_ttl_s, settings.max_attempts)
         loop.delivery = delivery = Delivery(rq, self._metrics, terms, finished=finished)
 
-        def gave_up(claim: Claim) -> None:
-            claim.error = BadInput(
-                f"started {claim.attempt} times without an end (the limit is {settings.max_attempts}); its "
-                "worker died each time, send smaller texts or look at the workers' logs",
-                code=ErrorCode.MAX_ATTEMPTS,
-            )
-            intake.take([claim])
-
         heartbeat = Heartbeat(
             rq,
             lease_s=settings.lease_s,
             hung=lambda: time.monotonic() - loop.last_turn > settings.hang_timeout_s,
             on_hang=lambda: os._exit(EXIT_HUNG),
-            gave_up=gave_up,
+            gave_up=lambda claim: intake.take([claim]),
             requeued=lambda count: self._metrics.jobs.labels("any", "taken_over").inc(count),
         )
 

@@ -1,0 +1,67 @@
+"""The producer's side: push texts onto the queues, wait for their results.
+
+    from moodq_producer import Client
+
+    with Client() as client:
+        ticket = client.submit("太棒了！", tasks=["sentiment", "reply"])
+        print(ticket.wait(timeout=60).results["sentiment"].label)
+
+Names are imported when they are first used, so that ``moodq send --help`` loads neither redis nor rq.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moodq_config.contracts import GeneratedText, LabelScores, RequestItem, Result, ResultStatus
+    from moodq_config.errors import (
+        BadInput,
+        ConfigError,
+        ErrorCode,
+        MoodqError,
+        QueueFull,
+        Unavailable,
+        WaitTimeout,
+    )
+    from moodq_producer.async_client import AsyncClient, AsyncTicket
+    from moodq_producer.client import Client, Ticket
+
+__all__ = [
+    "AsyncClient",
+    "AsyncTicket",
+    "BadInput",
+    "Client",
+    "ConfigError",
+    "ErrorCode",
+    "GeneratedText",
+    "LabelScores",
+    "MoodqError",
+    "QueueFull",
+    "RequestItem",
+    "Result",
+    "ResultStatus",
+    "Ticket",
+    "Unavailable",
+    "WaitTimeout",
+]
+
+_CONTRACTS = {"GeneratedText", "LabelScores", "RequestItem", "Result", "ResultStatus"}
+_CLIENTS = {
+    "AsyncClient": "moodq_producer.async_client",
+    "AsyncTicket": "moodq_producer.async_client",
+    "Client": "moodq_producer.client",
+    "Ticket": "moodq_producer.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _CLIENTS.get(name) or f"moodq_config.{'contracts' if name in _CONTRACTS else 'errors'}"
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

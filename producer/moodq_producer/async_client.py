@@ -1,0 +1,213 @@
+"""The client for asyncio: the verbs of ``client`` over ``redis.asyncio``; see there for what they promise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError, TimeoutError
+from rq.worker_registration import REDIS_WORKER_KEYS
+
+from moodq_config.contracts import RequestItem, Result
+from moodq_config.names import INTERACTIVE, result_key
+from moodq_config.settings import Settings, server_url
+from moodq_producer.client import DEFAULT_TASKS, FULL_PAUSE_S, PIPELINE_JOBS, OnFull
+from moodq_producer.connection import block_s, connect_async, redis_errors, unreachable
+from moodq_producer.jobs import (
+    ENQUEUE_SCRIPT,
+    JobMaker,
+    Outcome,
+    QueuedJob,
+    Source,
+    chunks,
+    settings_from,
+)
+from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
+
+
+@dataclass(frozen=True, slots=True)
+class AsyncTicket:
+    """What ``AsyncClient.submit`` gives for one text: its id, and the way to its result."""
+
+    id: str
+    _client: AsyncClient = field(repr=False, compare=False)
+
+    async def wait(self, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - as in the sync client
+        """The result, as soon as it is there. Raises ``WaitTimeout`` after ``timeout`` seconds."""
+        async with aclosing(self._client.wait([self.id], timeout)) as results:
+            return await anext(results)
+
+    async def result(self) -> Result | None:
+        """The result if it is there now."""
+        return await self._client.result(self.id)
+
+
+class AsyncClient:
+    """Submits texts and waits for their results, in one event loop. Connects at the first call; close it,
+    or use ``async with``. ``settings`` as for ``Client``. Raises ``ConfigError``."""
+
+    def __init__(self, settings: Settings | str | None = None) -> None:
+        self.settings = settings_from(settings)
+        self._maker = JobMaker(self.settings)
+        self._url = server_url(self.settings)
+        self._redis: Redis | None = None
+        self._connecting = asyncio.Lock()
+
+    async def __aenter__(self) -> AsyncClient:
+        await self._connected()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        if self._redis is not None:
+            await self._redis.aclose()
+            self._redis = None
+
+    async def submit(
+        self,
+        text: str,
+        tasks: Sequence[str] | str = DEFAULT_TASKS,
+        *,
+        id: str | None = None,
+        queue: str = INTERACTIVE,
+        lang: str | None = None,
+        conversation: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        on_full: OnFull = "raise",
+    ) -> AsyncTicket:
+        """Enqueue one text; see ``Client.submit``."""
+        self._maker.check_queue(queue)
+        item = self._maker.item(
+            text,
+            tasks,
+            id=id,
+            lang=lang,
+            conversation=conversation,
+            metadata=None if metadata is None else dict(metadata),
+        )
+        redis = await self._connected()
+        await self._enqueue(redis, [self._maker.job([item], queue, redis)], queue, on_full)
+        return AsyncTicket(item.id, self)
+
+    def check(
+        self,
+        text: str,
+        tasks: Sequence[str] | str = DEFAULT_TASKS,
+        *,
+        id: str | None = None,
+        lang: str | None = None,
+    ) -> RequestItem:
+        """The item that ``submit`` would send, without sending it. Raises ``BadInput``."""
+        return self._maker.item(text, tasks, id=id, lang=lang)
+
+    async def submit_many(
+        self,
+        sources: Iterable[Source],
+        tasks: Sequence[str] | str = DEFAULT_TASKS,
+        *,
+        queue: str = "bulk",
+        chunk: int = 100,
+        lang: str | None = None,
+        on_full: OnFull = "raise",
+    ) -> AsyncGenerator[AsyncTicket, None]:
+        """Enqueue texts as the tickets are taken; see ``Client.submit_many``."""
+        self._maker.check_queue(queue)
+        size = self._maker.chunk_size(chunk)
+        redis = await self._connected()
+        items = self._maker.numbered_items(sources, tasks, lang)
+        for pipeline in chunks(chunks(items, size), PIPELINE_JOBS):
+            jobs = [self._maker.job(members, queue, redis) for members in pipeline]
+            await self._enqueue(redis, jobs, queue, on_full)
+            for job in jobs:
+                for id in job.item_ids:
+                    yield AsyncTicket(id, self)
+
+    async def result(self, id: str) -> Result | None:
+        """The result of an item if it is there now; None before it is done and after its TTL."""
+        redis = await self._connected()
+        with redis_errors(self._url):
+            value = await redis.get(result_key(id))
+        return None if value is None else parse_result(value)
+
+    async def wait(
+        self,
+        ids: Iterable[str] | AsyncIterable[str],
+        timeout: float | None = None,  # noqa: ASYNC109 - a timeout here tells who is working on it
+        *,
+        idle_timeout: float | None = None,
+    ) -> AsyncGenerator[Result, None]:
+        """Results as they come, over one connection; see ``Client.wait``."""
+        redis = await self._connected()
+        source = aiter(ids) if isinstance(ids, AsyncIterable) else _as_async(ids)
+        waiting, patience = Waiting(), Patience(timeout, idle_timeout)
+        while True:
+            waiting.add([id async for id in _take(source, waiting.room)])
+            if not waiting.pending:
+                return
+            try:
+                results = await self._read(redis, waiting, patience)
+            except (ConnectionError, TimeoutError) as error:
+                patience.away(unreachable(self._url, error))
+                await asyncio.sleep(AWAY_PAUSE_S)
+                continue
+            patience.answered(results=bool(results))
+            for result in results:
+                yield result
+            if not results and not waiting.fresh and patience.left() == 0.0:
+                raise wait_timeout(waiting.pending, patience.waited_s, await self.workers_alive())
+
+    async def workers_alive(self) -> int:
+        """How many workers have a living heartbeat."""
+        redis = await self._connected()
+        with redis_errors(self._url):
+            keys = list(await redis.smembers(REDIS_WORKER_KEYS))
+            return int(await redis.exists(*keys)) if keys else 0
+
+    async def _connected(self) -> Redis:
+        async with self._connecting:
+            if self._redis is None:
+                self._redis = await connect_async(self.settings)
+        return self._redis
+
+    async def _read(self, redis: Redis, waiting: Waiting, patience: Patience) -> list[Result]:
+        if waiting.fresh:
+            return waiting.fetched(await redis.mget(waiting.keys()))
+        block = patience.block_ms(block_s(redis))
+        return waiting.arrived(await redis.xread(waiting.streams, block=block))
+
+    async def _enqueue(self, redis: Redis, jobs: list[QueuedJob], queue: str, on_full: OnFull) -> None:
+        while refused := await self._send(redis, jobs):
+            if on_full == "raise":
+                raise self._maker.queue_full(queue)
+            jobs = refused
+            await asyncio.sleep(FULL_PAUSE_S)
+
+    async def _send(self, redis: Redis, jobs: list[QueuedJob]) -> list[QueuedJob]:
+        """Send jobs in one pipeline; returns those for which the queue had no room."""
+        limit = self.settings.max_queue_length
+        script = redis.register_script(ENQUEUE_SCRIPT)
+        with redis_errors(self._url):
+            async with redis.pipeline(transaction=False) as pipe:
+                for job in jobs:
+                    await script(keys=job.keys, args=job.script_args(limit), client=pipe)
+                outcomes = await pipe.execute()
+        return [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome == Outcome.FULL]
+
+
+async def _as_async(ids: Iterable[str]) -> AsyncIterator[str]:
+    for id in ids:
+        yield id
+
+
+async def _take(source: AsyncIterator[str], count: int) -> AsyncIterator[str]:
+    for _ in range(count):
+        try:
+            yield await anext(source)
+        except StopAsyncIteration:
+            return

@@ -1,0 +1,203 @@
+"""``moodq send``, ``moodq result`` and ``moodq stats``.
+
+Only click is imported with this module; the client, redis and rich come when a command runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from moodq_config.errors import BadInput, ErrorCode, WaitTimeout
+
+if TYPE_CHECKING:
+    from moodq_config.contracts import Result
+    from moodq_producer.client import Client
+    from moodq_producer.sending import Outcome
+
+EXIT_OK = 0
+EXIT_FAILED_ITEM = 3
+#: Rows of one printed table; a longer input gets several, so that memory stays bounded.
+TABLE_ROWS = 200
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option("--tasks", default="sentiment", show_default=True, help="Names of tasks, separated by commas.")
+@click.option("--json", "as_json", is_flag=True, help="Print each result as one line of JSON.")
+@click.option("--id", "item_id", help="Id of a single text; sent again, it is not run again.")
+@click.option("--lang", type=click.Choice(["zh", "en"]), help="Language of the prompts; else by the text.")
+@click.option("--queue", default="interactive", show_default=True, help="Queue to send to.")
+@click.option("--no-wait", is_flag=True, help="Print the ids and do not wait for results.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds without a result after which to give up.",
+)
+@click.pass_context
+def send(
+    ctx: click.Context,
+    texts: tuple[str, ...],
+    tasks: str,
+    as_json: bool,
+    item_id: str | None,
+    lang: str | None,
+    queue: str,
+    no_wait: bool,
+    timeout: float,
+) -> None:
+    """Send texts and print their results, in the order of the texts.
+
+    \b
+    moodq send "今天的实验终于成功了，太棒了！" --tasks sentiment,reply
+    moodq send "My order is late again." "Thanks, all good." --json
+    cat messages.txt | moodq send --queue bulk --json > results.jsonl
+
+    Without TEXT, or with -, each line of standard input is a text; blank lines are skipped.
+
+    \b
+    Exit codes: 0 all done; 2 wrong usage or setting; 3 an item failed or was refused, the others are done;
+    4 Redis does not answer or the queue is full; 6 no result in time.
+    """
+    from moodq_producer.client import Client
+    from moodq_producer.sending import LineError, argument_texts, send_all, stdin_texts
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--tasks names no task; try --tasks sentiment,reply")
+    from_stdin = texts == ("-",) or (not texts and not sys.stdin.isatty())
+    if not texts and not from_stdin:
+        raise click.UsageError('nothing to send; try: moodq send "太棒了！", or pipe lines into it')
+    if item_id is not None and (from_stdin or len(texts) != 1):
+        raise click.UsageError("--id goes with exactly one TEXT")
+    lines: Iterable[tuple[str, str | LineError]] = (
+        stdin_texts(sys.stdin.buffer) if from_stdin else argument_texts(texts, item_id)
+    )
+    with Client() as client:
+        if not no_wait:
+            _warn_if_nobody_works(client)
+        outcomes = send_all(
+            client,
+            lines,
+            names,
+            lang=lang,
+            queue=queue,
+            on_full="wait" if from_stdin else "raise",
+            idle_timeout_s=None if no_wait else timeout,
+            id=item_id,
+        )
+        if no_wait:
+            ctx.exit(_print_ids(outcomes, as_json))
+        ctx.exit(_print_results(outcomes, names, as_json))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("item_id", metavar="ID")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+@click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for it.")
+@click.pass_context
+def result(ctx: click.Context, item_id: str, as_json: bool, wait_s: float) -> None:
+    """Print the result of one text by its id.
+
+    \b
+    moodq result 6f1c0e --wait 10
+
+    \b
+    Exit codes: 0 done; 3 failed, or there is no such result; 4 Redis does not answer; 6 no result in time.
+    """
+    from moodq_producer.client import Client
+
+    with Client() as client:
+        found = next(client.wait([item_id], wait_s)) if wait_s else client.result(item_id)
+    if found is None:
+        raise BadInput(
+            f"no result for {item_id!r}: not finished yet, never sent, or older than MOODQ_RESULT_TTL_S; "
+            "wait for it with --wait SECONDS",
+            code=ErrorCode.NO_SUCH_RESULT,
+        )
+    _show([(item_id, found)], list(found.results) or ["outcome"], as_json, title="id")
+    ctx.exit(EXIT_OK if found.status == "done" else EXIT_FAILED_ITEM)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def stats(as_json: bool) -> None:
+    """Show each queue's jobs (waiting, age of the oldest, started, finished, failed) and the living workers.
+
+    \b
+    moodq stats --json | jq '.queues.bulk.length'
+
+    \b
+    Exit codes: 0 shown; 4 Redis does not answer.
+    """
+    from moodq_config.settings import load_settings, server_url
+    from moodq_producer.connection import connect, redis_errors
+    from moodq_producer.stats import read_stats
+
+    settings = load_settings()
+    with connect(settings) as connection, redis_errors(server_url(settings)):
+        found = read_stats(connection, settings.queues).as_dict()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    from rich.console import Console
+
+    from moodq_producer.screen import stats_table
+
+    Console().print(stats_table(found["queues"], found["workers"]))
+
+
+def _warn_if_nobody_works(client: Client) -> None:
+    if not client.workers_alive():
+        click.echo(
+            "moodq: no worker is alive; waiting for one (`moodq worker`, or `moodq up` for everything)",
+            err=True,
+        )
+
+
+def _print_ids(outcomes: Iterator[Outcome], as_json: bool) -> int:
+    failed = False
+    for outcome in outcomes:
+        if outcome.result is not None:
+            failed = True
+            _show([(outcome.name, outcome.result)], ["outcome"], as_json, title="text")
+        else:
+            click.echo(json.dumps({"id": outcome.id}) if as_json else outcome.id)
+    return EXIT_FAILED_ITEM if failed else EXIT_OK
+
+
+def _print_results(outcomes: Iterator[Outcome], tasks: list[str], as_json: bool) -> int:
+    """Print as results come; at a time-out print what is there, then let it end the command."""
+    rows: list[tuple[str, Result | None]] = []
+    failed = False
+    try:
+        for outcome in outcomes:
+            failed = failed or (outcome.result is not None and outcome.result.status == "failed")
+            rows.append((outcome.name, outcome.result))
+            if as_json or len(rows) == TABLE_ROWS:
+                _show(rows, tasks, as_json, title="text")
+                rows = []
+    except WaitTimeout:
+        _show(rows, tasks, as_json, title="text")
+        raise
+    _show(rows, tasks, as_json, title="text")
+    return EXIT_FAILED_ITEM if failed else EXIT_OK
+
+
+def _show(rows: list[tuple[str, Result | None]], tasks: list[str], as_json: bool, *, title: str) -> None:
+    from moodq_producer.screen import json_line, results_table
+
+    if as_json:
+        for _, found in rows:
+            if found is not None:
+                click.echo(json_line(found))
+    elif rows:
+        from rich.console import Console
+
+        Console().print(results_table(rows, tasks, title))

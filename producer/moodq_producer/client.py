@@ -1,0 +1,213 @@
+"""The sync client: submit texts, wait for results. ``async_client`` is its peer; both share ``jobs`` (what is
+enqueued) and ``waiting`` (what a wait remembers)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+from redis.exceptions import ConnectionError, TimeoutError
+from rq.worker_registration import REDIS_WORKER_KEYS
+
+from moodq_config.contracts import RequestItem, Result
+from moodq_config.names import INTERACTIVE, result_key
+from moodq_config.settings import Settings, server_url
+from moodq_producer.connection import block_s, connect, redis_errors, unreachable
+from moodq_producer.jobs import (
+    ENQUEUE_SCRIPT,
+    JobMaker,
+    Outcome,
+    QueuedJob,
+    Source,
+    chunks,
+    settings_from,
+)
+from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
+
+DEFAULT_TASKS = ("sentiment",)
+#: Jobs that travel to Redis in one pipeline; with the chunk it bounds what ``submit_many`` holds in memory.
+PIPELINE_JOBS = 20
+#: Seconds between two looks at a full queue, for a caller that chose to wait.
+FULL_PAUSE_S = 0.2
+
+OnFull = Literal["raise", "wait"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What ``submit`` gives for one text: its id, and the way to its result."""
+
+    id: str
+    _client: Client = field(repr=False, compare=False)
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """The result, as soon as it is there. Raises ``WaitTimeout`` after ``timeout`` seconds."""
+        return next(self._client.wait([self.id], timeout))
+
+    def result(self) -> Result | None:
+        """The result if it is there now."""
+        return self._client.result(self.id)
+
+
+class Client:
+    """Submits texts and waits for their results. Safe to share between threads; close it, or use ``with``.
+
+    ``settings`` may be ``Settings``, a Redis URL, or nothing: then the environment decides.
+    Raises ``ConfigError``, and ``Unavailable`` when Redis does not answer.
+    """
+
+    def __init__(self, settings: Settings | str | None = None) -> None:
+        self.settings = settings_from(settings)
+        self._maker = JobMaker(self.settings)
+        self._url = server_url(self.settings)
+        self._redis = connect(self.settings)
+        self._script = self._redis.register_script(ENQUEUE_SCRIPT)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._redis.close()
+
+    def submit(
+        self,
+        text: str,
+        tasks: Sequence[str] | str = DEFAULT_TASKS,
+        *,
+        id: str | None = None,
+        queue: str = INTERACTIVE,
+        lang: str | None = None,
+        conversation: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        on_full: OnFull = "raise",
+    ) -> Ticket:
+        """Enqueue one text.
+
+        ``id`` is the idempotency key: as long as a job or a result of that id is kept, another ``submit``
+        adds no job and its ticket leads to the same result. Raises ``BadInput``; ``QueueFull`` unless
+        ``on_full`` is ``"wait"``; ``Unavailable``.
+        """
+        self._maker.check_queue(queue)
+        item = self._maker.item(
+            text,
+            tasks,
+            id=id,
+            lang=lang,
+            conversation=conversation,
+            metadata=None if metadata is None else dict(metadata),
+        )
+        self._enqueue([self._maker.job([item], queue, self._redis)], queue, on_full)
+        return Ticket(item.id, self)
+
+    def check(
+        self,
+        text: str,
+        tasks: Sequence[str] | str = DEFAULT_TASKS,
+        *,
+        id: str | None = None,
+        lang: str | None = None,
+    ) -> RequestItem:
+        """The item that ``submit`` would send, without sending it. Raises ``BadInput``."""
+        return self._maker.item(text, tasks, id=id, lang=lang)
+
+    def submit_many(
+        self,
+        sources: Iterable[Source],
+        tasks: Sequence[str] | str = DEFAULT_TASKS,
+        *,
+        queue: str = "bulk",
+        chunk: int = 100,
+        lang: str | None = None,
+        on_full: OnFull = "raise",
+    ) -> Iterator[Ticket]:
+        """Enqueue texts (or request items, or mappings of their fields), ``chunk`` of them per job.
+
+        Lazy: it reads ``sources`` and enqueues as its tickets are taken, in bounded memory, so take them
+        all. ``BadInput`` names the item by its number, from 0 on; what came before its pipeline of jobs is
+        enqueued by then. ``tasks`` and ``lang`` are for the sources that do not name their own.
+        """
+        self._maker.check_queue(queue)
+        size = self._maker.chunk_size(chunk)
+        items = self._maker.numbered_items(sources, tasks, lang)
+        return self._submit_chunks(chunks(chunks(items, size), PIPELINE_JOBS), queue, on_full)
+
+    def _submit_chunks(self, pipelines: Iterable[Any], queue: str, on_full: OnFull) -> Iterator[Ticket]:
+        for pipeline in pipelines:
+            jobs = [self._maker.job(items, queue, self._redis) for items in pipeline]
+            self._enqueue(jobs, queue, on_full)
+            yield from (Ticket(id, self) for job in jobs for id in job.item_ids)
+
+    def result(self, id: str) -> Result | None:
+        """The result of an item if it is there now; None before it is done and after its TTL."""
+        with self._errors():
+            value = self._redis.get(result_key(id))
+        return None if value is None else parse_result(value)
+
+    def wait(
+        self, ids: Iterable[str], timeout: float | None = None, *, idle_timeout: float | None = None
+    ) -> Iterator[Result]:
+        """Results as they come, each within a few ms of its writing, over one connection.
+
+        ``ids`` may be endless: it is read as results come. Ends after the last result. Raises
+        ``WaitTimeout`` after ``timeout`` seconds in all or ``idle_timeout`` seconds without a result.
+        A Redis that is away for a short while is waited for.
+        """
+        source = iter(ids)
+        waiting, patience = Waiting(), Patience(timeout, idle_timeout)
+        while True:
+            waiting.add(islice(source, waiting.room))
+            if not waiting.pending:
+                return
+            try:
+                results = self._read(waiting, patience)
+            except (ConnectionError, TimeoutError) as error:
+                patience.away(unreachable(self._url, error))
+                time.sleep(AWAY_PAUSE_S)
+                continue
+            patience.answered(results=bool(results))
+            yield from results
+            if not results and not waiting.fresh and patience.left() == 0.0:
+                raise wait_timeout(waiting.pending, patience.waited_s, self.workers_alive())
+
+    def workers_alive(self) -> int:
+        """How many workers have a living heartbeat."""
+        with self._errors():
+            keys = list(self._redis.smembers(REDIS_WORKER_KEYS))
+            return int(self._redis.exists(*keys)) if keys else 0
+
+    def _read(self, waiting: Waiting, patience: Patience) -> list[Result]:
+        """One command: GET what is new, else block for the next event."""
+        if waiting.fresh:
+            return waiting.fetched(self._redis.mget(waiting.keys()))
+        block = patience.block_ms(block_s(self._redis))
+        return waiting.arrived(self._redis.xread(waiting.streams, block=block))
+
+    def _enqueue(self, jobs: list[QueuedJob], queue: str, on_full: OnFull) -> None:
+        while refused := self._send(jobs):
+            if on_full == "raise":
+                raise self._maker.queue_full(queue)
+            jobs = refused
+            time.sleep(FULL_PAUSE_S)
+
+    def _send(self, jobs: list[QueuedJob]) -> list[QueuedJob]:
+        """Send jobs in one pipeline; returns those for which the queue had no room."""
+        limit = self.settings.max_queue_length
+        with self._errors():
+            if len(jobs) == 1:
+                outcomes = [self._script(keys=jobs[0].keys, args=jobs[0].script_args(limit))]
+            else:
+                with self._redis.pipeline(transaction=False) as pipe:
+                    for job in jobs:
+                        self._script(keys=job.keys, args=job.script_args(limit), client=pipe)
+                    outcomes = pipe.execute()
+        return [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome == Outcome.FULL]
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return redis_errors(self._url)

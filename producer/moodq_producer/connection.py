@@ -1,0 +1,84 @@
+"""The producer's connection to Redis, and Redis' errors as errors of moodq.
+
+The address is ``MOODQ_REDIS_URL``, or what ``moodq up`` wrote down for its embedded server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from moodq_config.errors import Unavailable
+from moodq_config.settings import Settings, mask_url, server_url
+
+#: Seconds one blocking read waits at the server before it is sent again.
+BLOCK_S = 5.0
+#: Seconds without an answer after which a connection counts as dead; longer than any blocking read.
+SOCKET_TIMEOUT_S = 3 * BLOCK_S
+
+
+def connect(settings: Settings) -> Redis:
+    """A client that answered a PING. Raises ``Unavailable`` (redis_unreachable)."""
+    url = server_url(settings)
+    client = Redis.from_url(
+        url, retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3), **_options()
+    )
+    with redis_errors(url):
+        client.ping()
+    return client
+
+
+async def connect_async(settings: Settings) -> AsyncRedis:
+    """The same for asyncio. Raises ``Unavailable`` (redis_unreachable)."""
+    from redis.asyncio.retry import Retry as AsyncRetry
+
+    url = server_url(settings)
+    client = AsyncRedis.from_url(
+        url, retry=AsyncRetry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3), **_options()
+    )
+    try:
+        with redis_errors(url):
+            await client.ping()
+    except Unavailable:
+        await client.aclose()
+        raise
+    return client
+
+
+@contextmanager
+def redis_errors(url: str) -> Iterator[None]:
+    """Turn any error of Redis into ``Unavailable``. Redis' own words stay in the cause: they may quote what
+    was sent."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise unreachable(url, error) from error
+
+
+def unreachable(url: str, error: Exception) -> Unavailable:
+    return Unavailable(
+        f"Redis at {mask_url(url)} does not answer as it should ({type(error).__name__}); start one with "
+        "`moodq up`, or correct MOODQ_REDIS_URL"
+    )
+
+
+def block_s(connection: Redis | AsyncRedis) -> float:
+    """Seconds a blocking read may last: less than a ``socket_timeout`` that the URL may ask for."""
+    asked = connection.connection_pool.connection_kwargs.get("socket_timeout")
+    return min(BLOCK_S, asked / 2) if asked else BLOCK_S
+
+
+def _options() -> dict[str, Any]:
+    return {
+        "socket_connect_timeout": 5,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "health_check_interval": 30,
+        "protocol": 2,  # one shape of XREAD's reply with every version of redis-py
+    }

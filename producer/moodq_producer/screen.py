@@ -1,0 +1,126 @@
+"""What the command line shows: tables for a person, JSON lines for a program, nothing raw from a text.
+
+A text may hold escape sequences that rewrite a terminal, or characters that reverse what is read; they are
+shown as escapes.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from moodq_config.contracts import GeneratedText, LabelScores, Result, ResultStatus
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+#: Characters of a text a table shows.
+SHOWN_TEXT_CHARS = 60
+
+_JOINERS = "\u200c\u200d"  # parts of emoji and of some scripts: invisible, and harmless
+_NOT_PRINTED_IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """``text`` on one line, with control and direction characters as ``\\x1b``-like escapes."""
+    spaced = " ".join(text.split()) if not text.isprintable() else text
+    return "".join(char if _harmless(char) else _escaped(char) for char in spaced)
+
+
+def json_line(result: Result) -> str:
+    """The result as its key holds it, with the control characters JSON would let through escaped."""
+    body = result.model_dump_json(exclude_none=True)
+    return _NOT_PRINTED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", body)
+
+
+def results_table(rows: Sequence[tuple[str, Result | None]], tasks: Sequence[str], title: str) -> Table:
+    """One row per text: what each task said, and the milliseconds in all. None: no result yet."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(title, overflow="fold")
+    for task in tasks:
+        table.add_column(task, overflow="fold")
+    table.add_column("ms", justify="right", no_wrap=True)
+    for name, result in rows:
+        table.add_row(Text(_short(printable(name))), *_cells(result, tasks), Text(_total_ms(result)))
+    return table
+
+
+def stats_table(queues: Mapping[str, Mapping[str, float | int | None]], workers: Sequence[str]) -> Table:
+    """One row per queue, and below who is working."""
+    from rich.table import Table
+    from rich.text import Text
+
+    alive = f"{len(workers)} alive: {', '.join(map(printable, workers))}" if workers else "none alive"
+    if not workers:
+        alive += "; start one with `moodq worker`, or `moodq up` for everything"
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=Text(f"workers: {alive}"))
+    table.caption_justify = "left"
+    table.add_column("queue")
+    for name in ("waiting", "oldest (s)", "started", "finished", "failed", "workers"):
+        table.add_column(name, justify="right")
+    for queue, row in queues.items():
+        age = row["oldest_age_s"]
+        table.add_row(
+            Text(printable(queue)),
+            str(row["length"]),
+            "-" if age is None else f"{age:.1f}",
+            *(str(row[name]) for name in ("started", "finished", "failed", "workers")),
+        )
+    return table
+
+
+def bad_input_result(id: str, code: str, message: str) -> Result:
+    """A line that was refused before it reached a queue, in the form of every other outcome."""
+    return Result.model_validate(
+        {
+            "id": id,
+            "status": ResultStatus.FAILED,
+            "error": {"code": code, "message": message},
+            "worker": "",
+            "attempt": 0,
+            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        }
+    )
+
+
+def _cells(result: Result | None, tasks: Sequence[str]) -> list[Text]:
+    from rich.text import Text
+
+    if result is None:
+        return [Text("no result yet", style="yellow"), *(Text("") for _ in tasks[1:])]
+    if result.status is ResultStatus.FAILED:
+        error = result.error
+        shown = printable(f"{error.code}: {error.message}") if error else "failed"
+        return [Text(shown, style="red"), *(Text("") for _ in tasks[1:])]
+    return [Text(_value(result.results.get(task))) for task in tasks]
+
+
+def _value(value: LabelScores | GeneratedText | None) -> str:
+    if isinstance(value, LabelScores):
+        return f"{printable(value.label)} {value.probability:.3f}"
+    if isinstance(value, GeneratedText):
+        return printable(value.text) + (" …" if value.finish_reason == "length" else "")
+    return "-"
+
+
+def _total_ms(result: Result | None) -> str:
+    return f"{result.timings_ms.total:.0f}" if result and result.timings_ms else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN_TEXT_CHARS else text[: SHOWN_TEXT_CHARS - 1] + "…"
+
+
+def _harmless(char: str) -> bool:
+    return char in _JOINERS or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "surrogatepass").decode("ascii")

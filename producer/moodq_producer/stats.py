@@ -1,0 +1,80 @@
+"""What is waiting, running and done, read from RQ's own keys. Only reads: RQ's ``count`` of a registry also
+fails the jobs it takes for abandoned, which is no business of a producer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redis import Redis
+from rq.job import Job
+from rq.queue import Queue
+from rq.utils import as_text, str_to_date
+from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
+
+WORKER_PREFIX = "rq:worker:"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """Jobs by state; ``oldest_age_s`` is the seconds since the queue's head was enqueued, None when empty."""
+
+    length: int
+    oldest_age_s: float | None
+    started: int
+    finished: int
+    failed: int
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    queues: dict[str, QueueStats]
+    workers: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_stats(connection: Redis, queues: Sequence[str]) -> Stats:
+    """The state of ``queues`` and of every other queue RQ knows."""
+    prefix = Queue.redis_queue_namespace_prefix
+    known = {as_text(key).removeprefix(prefix) for key in connection.smembers(Queue.redis_queues_keys)}
+    names = [*queues, *sorted(known - set(queues))]
+    workers = _alive(connection, REDIS_WORKER_KEYS)
+    return Stats({name: _queue_stats(connection, name) for name in names}, tuple(workers))
+
+
+def _queue_stats(connection: Redis, name: str) -> QueueStats:
+    queue = Queue(name, connection=connection)
+    registries = (queue.started_job_registry, queue.finished_job_registry, queue.failed_job_registry)
+    with connection.pipeline(transaction=False) as pipe:
+        pipe.llen(queue.key)
+        pipe.lindex(queue.key, 0)
+        for registry in registries:
+            pipe.zcard(registry.key)
+        length, head, started, finished, failed = pipe.execute()
+    workers = len(_alive(connection, WORKERS_BY_QUEUE_KEY % name))
+    return QueueStats(length, _age_s(connection, head), started, finished, failed, workers)
+
+
+def _age_s(connection: Redis, head: bytes | None) -> float | None:
+    enqueued_at = connection.hget(Job.key_for(as_text(head)), "enqueued_at") if head else None
+    if not enqueued_at:
+        return None
+    try:
+        return max(0.0, time.time() - str_to_date(enqueued_at).timestamp())
+    except ValueError:
+        return None  # written by a stranger, in another form
+
+
+def _alive(connection: Redis, registry: str) -> list[str]:
+    """Names of the workers in ``registry`` whose own key has not expired."""
+    keys = sorted(as_text(key) for key in connection.smembers(registry))
+    with connection.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.exists(key)
+        living = pipe.execute()
+    return [key.removeprefix(WORKER_PREFIX) for key, lives in zip(keys, living, strict=True) if lives]

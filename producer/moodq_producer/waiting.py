@@ -1,0 +1,141 @@
+"""What a blocking wait has to remember, apart from the connection it reads from.
+
+A wait first GETs the results that are there, then reads the items' event streams from their beginning and
+blocks for the next entry. An item that finished in between has its ``done`` event in the stream already, so
+no result can be missed, and nothing is polled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from moodq_config.contracts import CONTRACT_VERSION, Result
+from moodq_config.errors import BadInput, ErrorCode, Unavailable, WaitTimeout
+from moodq_config.names import EVENTS_PREFIX, events_key, result_key
+
+#: Streams one read covers; further ids wait until some of these are done.
+WINDOW = 256
+#: Seconds a wait lives with a Redis that is away (restarting, failing over) before it gives up.
+AWAY_S = 30.0
+#: Seconds between two attempts while Redis is away.
+AWAY_PAUSE_S = 0.5
+
+
+class Waiting:
+    """The ids of one wait: ``fresh`` ones to GET, then the streams to read on."""
+
+    def __init__(self) -> None:
+        self.fresh: list[str] = []
+        self._streams: dict[str, str] = {}
+
+    @property
+    def room(self) -> int:
+        return WINDOW - len(self._streams) - len(self.fresh)
+
+    @property
+    def pending(self) -> list[str]:
+        return [*self.fresh, *(key.removeprefix(EVENTS_PREFIX) for key in self._streams)]
+
+    @property
+    def streams(self) -> dict[Any, Any]:
+        """Each stream and the id of the last entry seen, as XREAD takes them."""
+        return self._streams
+
+    def add(self, ids: Iterable[str]) -> None:
+        self.fresh += ids
+
+    def keys(self) -> list[str]:
+        """Result keys of the fresh ids."""
+        return [result_key(id) for id in self.fresh]
+
+    def fetched(self, values: Sequence[bytes | str | None]) -> list[Result]:
+        """Take what GET found for the fresh ids; the others become streams to read."""
+        found = []
+        for id, value in zip(self.fresh, values, strict=True):
+            if value is None:
+                self._streams.setdefault(events_key(id), "0-0")
+            else:
+                found.append(parse_result(value))
+        self.fresh = []
+        return found
+
+    def arrived(self, reply: Any) -> list[Result]:
+        """Take the reply of an XREAD; returns the results among its entries."""
+        found = []
+        for name, entries in reply or ():
+            key = name.decode()
+            for entry_id, fields in entries:
+                if fields.get(b"event") == b"done":
+                    found.append(parse_result(fields[b"data"]))
+                    self._streams.pop(key, None)
+                    break
+                self._streams[key] = entry_id.decode()
+        return found
+
+
+class Patience:
+    """How long a wait goes on: ``timeout`` seconds in all, ``idle_timeout`` seconds without a result."""
+
+    def __init__(self, timeout: float | None, idle_timeout: float | None) -> None:
+        self._timeout = timeout
+        self._idle_timeout = idle_timeout
+        self._began = self._last = time.monotonic()
+        self._away_since: float | None = None
+
+    def left(self) -> float | None:
+        """Seconds left, at least 0; None without an end."""
+        ends = []
+        if self._timeout is not None:
+            ends.append(self._began + self._timeout)
+        if self._idle_timeout is not None:
+            ends.append(self._last + self._idle_timeout)
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def block_ms(self, longest_s: float) -> int:
+        """Milliseconds for XREAD's BLOCK; never 0, which would mean for ever."""
+        left = self.left()
+        return max(1, round(1000 * (longest_s if left is None else min(longest_s, left))))
+
+    def answered(self, *, results: bool) -> None:
+        """Redis answered. Raises nothing."""
+        self._away_since = None
+        if results:
+            self._last = time.monotonic()
+
+    def away(self, unreachable: Unavailable) -> None:
+        """Redis did not answer. Raises ``unreachable`` when that has lasted too long, or time is up."""
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if now - self._away_since >= AWAY_S or self.left() == 0.0:
+            raise unreachable
+
+    @property
+    def waited_s(self) -> float:
+        return time.monotonic() - self._began
+
+
+def parse_result(value: bytes | str) -> Result:
+    """A stored result. Raises ``BadInput`` (wrong_version) when this producer cannot read it."""
+    try:
+        return Result.model_validate_json(value)
+    except ValidationError as error:
+        raise BadInput(
+            f"the stored result is not of contract version {CONTRACT_VERSION}; use a producer and a worker "
+            "of the same major version",
+            code=ErrorCode.WRONG_VERSION,
+        ) from error
+
+
+def wait_timeout(pending: Sequence[str], waited_s: float, workers: int) -> WaitTimeout:
+    """What to say when time is up: whether anybody is working on it, and what to do."""
+    what = f"no result for {pending[0]}" if len(pending) == 1 else f"no result for {len(pending)} items"
+    if workers:
+        alive = "1 worker is" if workers == 1 else f"{workers} workers are"
+        advice = f"{alive} alive: wait longer, or see what is waiting with `moodq stats`"
+    else:
+        advice = "no worker is alive: start one with `moodq worker`, or `moodq up` for everything"
+    return WaitTimeout(f"{what} within {waited_s:.1f} s; {advice}")

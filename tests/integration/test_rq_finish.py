@@ -1,0 +1,257 @@
+"""Finishing: RQ's registries, results and counters end as RQ itself leaves them."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from rq.job import Job, JobStatus, Retry
+from rq.queue import Queue
+from rq.registry import FailedJobRegistry
+from rq.serializers import JSONSerializer
+from rq.webhook import Webhook
+from rq.worker import SimpleWorker
+
+from moodq_config.errors import BadInput, ErrorCode, ModelError
+from moodq_config.names import INTERACTIVE
+from moodq_worker.rq_job import read_payload
+from moodq_worker.rq_worker import BatchWorker
+
+MakeWorker = Callable[..., BatchWorker]
+Push = Callable[..., Job]
+Keyspace = Callable[..., dict[str, Any]]
+
+
+def run_by_rq(connection: Any) -> tuple[str, str]:
+    """Let RQ's own worker run the one job that waits; returns the worker's name and the execution's id."""
+    queue = Queue(INTERACTIVE, connection=connection, serializer=JSONSerializer)
+    worker = SimpleWorker([queue], connection=connection, serializer=JSONSerializer)
+    worker.register_birth()  # type: ignore[no-untyped-call]
+    found = Queue.dequeue_any([queue], None, connection=connection, serializer=JSONSerializer)
+    assert found is not None
+    worker.execute_job(*found)
+    (_, fields), *_ = connection.xrange(f"rq:results:{found[0].id}")
+    return worker.name, fields[b"execution_id"].decode()
+
+
+def without_worker_ttl(found: dict[str, Any]) -> dict[str, Any]:
+    """How long a silent worker is shown is a setting of the worker, not the fate of its job."""
+    content, ttl_minutes = found["rq:worker:WORKER"]
+    assert ttl_minutes
+    return {**found, "rq:worker:WORKER": content}
+
+
+def test_a_job_that_succeeded_is_left_as_rq_leaves_it(
+    connection: Redis, push: Push, make_worker: MakeWorker, keyspace: Keyspace
+) -> None:
+    options: dict[str, Any] = {"function": "builtins.dict", "result_ttl": 700, "failure_ttl": 600}
+    payload = push("job-1", **options).args[0]
+    name, execution = run_by_rq(connection)
+    expected = keyspace(WORKER=name, EXECUTION=execution)
+
+    connection.flushall()
+    push("job-1", **options)
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    assert worker.succeed(claim, payload)
+    actual = keyspace(WORKER=worker.name, EXECUTION=claim.execution.id)
+    assert without_worker_ttl(actual) == without_worker_ttl(expected)
+    assert worker.executions == {}
+
+
+def test_a_job_that_failed_is_left_as_rq_leaves_it_with_code_and_message_for_the_traceback(
+    connection: Redis, push: Push, make_worker: MakeWorker, keyspace: Keyspace
+) -> None:
+    options: dict[str, Any] = {"function": "builtins.int", "result_ttl": 700, "failure_ttl": 600}
+    push("job-1", **options)
+    name, execution = run_by_rq(connection)
+    expected = keyspace(WORKER=name, EXECUTION=execution)
+
+    connection.flushall()
+    push("job-1", **options)
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    assert worker.fail(claim, BadInput("text is empty", code=ErrorCode.EMPTY_TEXT), retry=False)
+    actual = keyspace(WORKER=worker.name, EXECUTION=claim.execution.id)
+    assert without_worker_ttl(actual) == without_worker_ttl(expected)
+    result = claim.job.latest_result()
+    assert result is not None
+    assert result.exc_string == "empty_text: text is empty"
+
+
+def test_a_job_without_ttls_of_its_own_gets_those_of_the_settings(
+    connection: Redis, push: Push, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(result_ttl_s=100, failure_ttl_s=200)
+    push("good")
+    push("bad")
+    good, bad = worker.claim(2, [INTERACTIVE])
+    worker.succeed(good, {"done": 1})
+    worker.fail(bad, ModelError("broken"), retry=False)
+    assert 90 < connection.ttl("rq:job:good") <= 100
+    assert 90 < connection.ttl("rq:results:good") <= 100
+    assert 190 < connection.ttl("rq:job:bad") <= 200
+    assert 190 < connection.ttl("rq:results:bad") <= 200
+
+
+def test_a_producer_of_plain_rq_reads_the_return_value(push: Push, make_worker: MakeWorker) -> None:
+    job = push("a")
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    worker.succeed(claim, {"done": 1, "说": "好"})
+    assert job.return_value() == {"done": 1, "说": "好"}
+    assert job.get_status() == JobStatus.FINISHED
+    worker.refresh()  # type: ignore[no-untyped-call]
+    assert worker.successful_job_count == 1
+
+
+def test_a_job_with_retries_left_is_enqueued_again_until_none_is_left(
+    push: Push, make_worker: MakeWorker
+) -> None:
+    job = push("a", retry=Retry(max=1))
+    worker = make_worker()
+    (first,) = worker.claim(1, [INTERACTIVE])
+    assert first.job.should_retry
+    assert worker.fail(first, ModelError("the model failed"), retry=True)
+    assert job.get_status() == JobStatus.QUEUED
+    (second,) = worker.claim(1, [INTERACTIVE])
+    assert (second.job.should_retry, second.attempt) == (False, 2)
+    assert worker.fail(second, ModelError("the model failed"), retry=True)
+    assert job.get_status() == JobStatus.FAILED
+    assert second.queue.failed_job_registry.get_job_ids() == ["a"]
+
+
+def test_an_error_that_a_retry_cannot_cure_uses_none(push: Push, make_worker: MakeWorker) -> None:
+    job = push("a", retry=Retry(max=5))
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    assert worker.fail(claim, BadInput("wrong"), retry=False)
+    assert job.get_status() == JobStatus.FAILED
+    assert worker.claim(1, [INTERACTIVE]) == []
+
+
+def test_rq_requeue_brings_a_failed_job_back_with_all_its_attempts(
+    push: Push, make_worker: MakeWorker, connection: Redis
+) -> None:
+    push("a")
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    worker.fail(claim, ModelError("broken"), retry=False)
+    FailedJobRegistry(INTERACTIVE, connection=connection, serializer=JSONSerializer).requeue("a")
+    (again,) = worker.claim(1, [INTERACTIVE])
+    assert again.attempt == 1
+    assert read_payload(again.job, max_items=5) == read_payload(claim.job, max_items=5)
+    assert worker.succeed(again, {"done": 1})
+
+
+def test_a_job_that_another_worker_took_over_is_dropped_without_a_trace(
+    push: Push, make_worker: MakeWorker, connection: Redis, keyspace: Keyspace
+) -> None:
+    push("a")
+    slow, other = make_worker(), make_worker()
+    (claim,) = slow.claim(1, [INTERACTIVE])
+    expire_leases(connection)
+    assert other.take_over().requeued == 1
+    (theirs,) = other.claim(1, [INTERACTIVE])
+    before = keyspace()
+    assert slow.succeed(claim, {"done": 1}) is False
+    assert slow.fail(claim, ModelError("late"), retry=True) is False
+    assert slow.put_back([claim]) == 0
+    assert keyspace() == before
+    assert slow.executions == {}
+    assert other.succeed(theirs, {"done": 1})
+
+
+def test_a_cancelled_job_stays_cancelled(push: Push, make_worker: MakeWorker) -> None:
+    job = push("a")
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    job.cancel()
+    assert worker.succeed(claim, {"done": 1}) is False
+    assert job.get_status() == JobStatus.CANCELED
+
+
+def test_a_job_to_be_forgotten_at_once_leaves_nothing(
+    push: Push, make_worker: MakeWorker, connection: Redis
+) -> None:
+    push("a", result_ttl=0)
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    assert worker.succeed(claim, {"done": 1})
+    worker.beat()
+    assert connection.keys("*:a*") == []
+
+
+def test_dependents_start_when_the_job_they_wait_for_is_done(push: Push, make_worker: MakeWorker) -> None:
+    first = push("first")
+    push("second", depends_on=first)
+    worker = make_worker()
+    (claim,) = worker.claim(5, [INTERACTIVE])
+    assert worker.succeed(claim, {"done": 1})
+    assert [claim.job.id for claim in worker.claim(5, [INTERACTIVE])] == ["second"]
+
+
+def test_expired_entries_leave_the_registries_of_ended_jobs(
+    push: Push, make_worker: MakeWorker, connection: Redis
+) -> None:
+    worker = make_worker()
+    connection.zadd("rq:finished:interactive", {"old": 1})
+    connection.zadd("rq:failed:interactive", {"old": 1})
+    worker.take_over()
+    assert not connection.exists("rq:finished:interactive", "rq:failed:interactive")
+
+
+@pytest.fixture
+def requests_seen() -> Any:
+    """An HTTP server; yields its URL and the list of requests it got."""
+    seen: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/", seen
+        server.shutdown()
+        thread.join()
+
+
+def test_callbacks_and_webhooks_of_a_job_never_run(
+    push: Push,
+    make_worker: MakeWorker,
+    connection: Redis,
+    requests_seen: tuple[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, seen = requests_seen
+    touched = tmp_path / "touched"
+    (tmp_path / "moodq_canary.py").write_text(f"open({str(touched)!r}, 'w').close()\ndef run(*_): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    hooks = [Webhook(url, "finished"), Webhook(url, "failed")]
+    for job_id in ("good", "bad"):
+        push(job_id, function="moodq_canary.run", webhooks=hooks)
+        for kind in ("success", "failure"):
+            connection.hset(f"rq:job:{job_id}", f"{kind}_callback_name", "moodq_canary.run")
+    worker = make_worker()
+    good, bad = worker.claim(2, [INTERACTIVE])
+    assert worker.succeed(good, {"done": 1})
+    assert worker.fail(bad, ModelError("broken"), retry=False)
+    assert not touched.exists()
+    assert seen == []
+    assert {Job.fetch(id, connection).get_status() for id in ("good", "bad")} == {"finished", "failed"}
+
+
+def expire_leases(connection: Any) -> None:
+    """Let time pass for the started jobs: their leases end now."""
+    for member in connection.zrange("rq:wip:interactive", 0, -1):
+        connection.zincrby("rq:wip:interactive", -100.0, member)
