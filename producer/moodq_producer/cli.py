@@ -148,9 +148,10 @@ def stats(as_json: bool) -> None:
         return
     from rich.console import Console
 
-    from moodq_producer.screen import stats_table
+    from moodq_producer.screen import stats_table, workers_line
 
-    Console().print(stats_table(found["queues"], found["workers"]))
+    Console().print(stats_table(found["queues"]))
+    click.echo(workers_line(found["workers"]))
 
 
 def _warn_if_nobody_works(client: Client) -> None:
@@ -166,7 +167,11 @@ def _print_ids(outcomes: Iterator[Outcome], as_json: bool) -> int:
     for outcome in outcomes:
         if outcome.result is not None:
             failed = True
-            _show([(outcome.name, outcome.result)], ["outcome"], as_json, title="text")
+            if as_json:
+                _show([(outcome.name, outcome.result)], [], as_json, title="text")
+            elif outcome.result.error is not None:
+                error = outcome.result.error
+                click.echo(f"moodq: {outcome.result.id}: {error.code}: {error.message}", err=True)
         else:
             click.echo(json.dumps({"id": outcome.id}) if as_json else outcome.id)
     return EXIT_FAILED_ITEM if failed else EXIT_OK

@@ -52,16 +52,12 @@ def results_table(rows: Sequence[tuple[str, Result | None]], tasks: Sequence[str
     return table
 
 
-def stats_table(queues: Mapping[str, Mapping[str, float | int | None]], workers: Sequence[str]) -> Table:
-    """One row per queue, and below who is working."""
+def stats_table(queues: Mapping[str, Mapping[str, float | int | None]]) -> Table:
+    """One row per queue; counts are jobs."""
     from rich.table import Table
     from rich.text import Text
 
-    alive = f"{len(workers)} alive: {', '.join(map(printable, workers))}" if workers else "none alive"
-    if not workers:
-        alive += "; start one with `moodq worker`, or `moodq up` for everything"
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=Text(f"workers: {alive}"))
-    table.caption_justify = "left"
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("queue")
     for name in ("waiting", "oldest (s)", "started", "finished", "failed", "workers"):
         table.add_column(name, justify="right")
@@ -74,6 +70,13 @@ def stats_table(queues: Mapping[str, Mapping[str, float | int | None]], workers:
             *(str(row[name]) for name in ("started", "finished", "failed", "workers")),
         )
     return table
+
+
+def workers_line(workers: Sequence[str]) -> str:
+    """Who is working, and what to do when nobody is."""
+    if not workers:
+        return "workers: none alive; start one with `moodq worker`, or `moodq up` for everything"
+    return f"workers: {len(workers)} alive: {', '.join(map(printable, workers))}"
 
 
 def bad_input_result(id: str, code: str, message: str) -> Result:

@@ -51,6 +51,11 @@ class Row:
         """Items per second, the median of the rounds."""
         return statistics.median(self.items_per_s)
 
+    @property
+    def spread(self) -> float:
+        """The fastest round over the slowest; far from 1 when other work got in the way of one."""
+        return max(self.items_per_s) / min(self.items_per_s)
+
     def percentile_s(self, percent: int) -> float:
         """Latency in seconds below which ``percent`` of all items came back (nearest rank)."""
         ranked = sorted(self.latencies_s)
@@ -65,6 +70,7 @@ class Row:
             "name": self.name,
             "items_per_s": round(self.speed, 3),
             "items_per_s_rounds": [round(speed, 3) for speed in self.items_per_s],
+            "spread": round(self.spread, 3),
             "p50_s": round(self.percentile_s(50), 5),
             "p95_s": round(self.percentile_s(95), 5),
             "accuracy": _rounded(self.accuracy()),

@@ -14,6 +14,8 @@ from .machine import Machine
 from .measure import Row
 
 LATEST = Path("build/bench/latest.json")
+#: Fastest round over slowest, from which on a row's figures are called noisy.
+NOISY_SPREAD = 1.4
 
 
 def write_json(document: dict[str, Any], path: Path = LATEST) -> None:
@@ -56,6 +58,14 @@ def print_tables(
     for name, value in ratios.items():
         shown.add_row(name, f"{value:.2f}")
     console.print(shown)
+    noisy = [f"{row.name} ({row.spread:.1f}×)" for row in rows if row.spread > NOISY_SPREAD]
+    if noisy:
+        console.print(
+            f"not to be trusted: rounds differ by more than {NOISY_SPREAD:.2f}× for {', '.join(noisy)}; "
+            "other work ran on this machine, or the texts differ much: run again when it is idle",
+            style="yellow",
+            highlight=False,
+        )
 
 
 def _share(value: float | None) -> str:

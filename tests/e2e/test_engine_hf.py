@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from moodq_worker.model_store import resolve
 
 from moodq_config.settings import load_settings
-from moodq_config.tasks import LabelTask, Lang, TaskSet, detect_lang, load_tasks
+from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet, detect_lang, load_tasks
 from moodq_worker.engine import Generation
 from moodq_worker.engine_hf.engine import HfEngine, load_engine
 from moodq_worker.engine_hf.prompts import generate_turns, label_turns
@@ -28,7 +27,7 @@ REFUSALS = ("无法协助", "不能协助", "抱歉，我无法", "I can't assis
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[HfEngine]:
+def engine() -> HfEngine:
     files = resolve(load_settings())
     loaded = load_engine(
         files.path,
@@ -100,7 +99,9 @@ def test_batched_cached_labels_equal_a_plain_forward_pass(engine: HfEngine, name
 def test_replies_that_join_and_leave_equal_plain_greedy_generation(engine: HfEngine) -> None:
     """Texts join at different steps; each must come out as if it had been alone."""
     assert engine._tasks is not None
-    task = engine._tasks["reply"].model_copy(update={"max_new_tokens": 12, "repetition_penalty": 1.0})
+    shipped = engine._tasks["reply"]
+    assert isinstance(shipped, GenerateTask)
+    task = shipped.model_copy(update={"max_new_tokens": 12, "repetition_penalty": 1.0})
     engine.use_tasks(TaskSet({**engine._tasks, "reply": task}))
     labels = ["positive", "negative", "negative", "positive", "negative"]
     made: dict[int, list[str]] = {number: [] for number in range(len(MESSAGES))}
@@ -113,7 +114,7 @@ def test_replies_that_join_and_leave_equal_plain_greedy_generation(engine: HfEng
         for event in engine.step():
             made[event.key].append(event.text)
     for number, (text, label) in enumerate(zip(MESSAGES, labels, strict=True)):
-        ids = _chat(engine, generate_turns(task.prompt[detect_lang(text)], label), text)  # type: ignore[union-attr]
+        ids = _chat(engine, generate_turns(task.prompt[detect_lang(text)], label), text)
         with torch.inference_mode():
             plain = engine._model.generate(  # type: ignore[operator]
                 torch.tensor([ids]),

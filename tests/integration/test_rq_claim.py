@@ -25,7 +25,7 @@ Keyspace = Callable[..., dict[str, Any]]
 def test_a_claimed_job_looks_in_redis_like_one_that_rq_itself_has_started(
     connection: Redis, push: Push, make_worker: MakeWorker, keyspace: Keyspace
 ) -> None:
-    push("job-1")
+    push("job-1", ttl=300)
     theirs = SimpleWorker(
         [Queue(INTERACTIVE, connection=connection, serializer=JSONSerializer)], connection=connection
     )
@@ -37,7 +37,7 @@ def test_a_claimed_job_looks_in_redis_like_one_that_rq_itself_has_started(
     expected = keyspace(WORKER=theirs.name, EXECUTION=execution.id)
 
     connection.flushall()
-    push("job-1")
+    push("job-1", ttl=300)
     worker = make_worker()
     (claim,) = worker.claim(1, [INTERACTIVE])
     actual = keyspace(WORKER=worker.name, EXECUTION=claim.execution.id)

@@ -49,7 +49,7 @@ def test_an_idle_worker_is_woken_by_a_push_long_before_its_time_is_up(
 
 def test_waiting_neither_takes_nor_reorders(push: Push, make_worker: MakeWorker, connection: Redis) -> None:
     workers = [make_worker() for _ in range(3)]
-    ids = [f"job-{number}" for number in range(5)]
+    ids = [f"job-{number}" for number in range(7)]
     for job_id in ids:
         push(job_id)
     for _ in range(10):

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 ITEMS_IN_HAND = 512
 #: Exit code of a worker whose engine is stuck; a supervisor starts it again.
 EXIT_HUNG = 70
+#: Exit code when a thread died of an error nobody foresaw: better gone, and its jobs taken over, than deaf.
+EXIT_THREAD_DIED = 71
 
 
 class Worker:
@@ -109,6 +111,7 @@ class Worker:
             loop.drain(settings.drain_timeout_s)
 
         self._loop = loop
+        threading.excepthook = _end_process
         rq.on_shutdown = drain
         self._on_signals(drain)
         rq.start()
@@ -169,6 +172,16 @@ class Worker:
 
     def _not_ready(self) -> str | None:
         return None if self._ready.is_set() else "loading or draining"
+
+
+def _end_process(args: threading.ExceptHookArgs) -> None:
+    name = args.thread.name if args.thread else "unknown"
+    log.critical(
+        "thread %s died; ending, so that another worker takes the jobs",
+        name,
+        exc_info=(args.exc_type, args.exc_value or args.exc_type(), args.exc_traceback),
+    )
+    os._exit(EXIT_THREAD_DIED)
 
 
 def build_engine(settings: Settings) -> Engine:

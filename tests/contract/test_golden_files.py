@@ -1,0 +1,63 @@
+"""What is on the wire today must be readable tomorrow: these files are never edited, only added to.
+
+A change that breaks one of them is a new contract version.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from moodq_config.contracts import ItemLimits, Result, job_payload, parse_item, payload_items
+from moodq_config.names import JOB_FUNCTION
+from moodq_config.settings import load_settings
+from moodq_producer.jobs import JobMaker
+
+GOLDEN = Path(__file__).parent / "golden"
+JOBS = sorted(GOLDEN.glob("job_v1_*.json"))
+RESULTS = sorted(GOLDEN.glob("result_v1_*.json"))
+LIMITS = ItemLimits(max_text_chars=8_000, task_names=frozenset({"sentiment", "reply"}))
+
+
+def content(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def without_order(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+def test_there_are_golden_files() -> None:
+    assert len(JOBS) >= 2
+    assert len(RESULTS) >= 3
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_a_job_is_read_and_written_as_it_was(path: Path) -> None:
+    function, instance, args, kwargs = content(path)
+    assert (function, instance, kwargs) == (JOB_FUNCTION, None, {})
+    items = [parse_item(raw, LIMITS) for raw in payload_items(args, max_items=10)]
+    assert without_order(job_payload(items)) == without_order(args[0])
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_the_producer_puts_exactly_this_on_the_wire(path: Path) -> None:
+    maker = JobMaker(load_settings(redis_url="redis://127.0.0.1:1"))
+    items = [maker.item(raw, ()) for raw in content(path)[2][0]["items"]]
+    fields = maker.job(items, "interactive", Redis(port=1)).fields
+    data = zlib.decompress(bytes(fields[fields.index("data") + 1]))  # type: ignore[arg-type]
+    assert without_order(json.loads(data)) == without_order(content(path))
+    assert b"\\u" not in data
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_a_result_is_read_and_written_as_it_was(path: Path) -> None:
+    result = Result.model_validate_json(path.read_bytes())
+    written = result.model_dump_json(exclude_none=True)
+    assert without_order(json.loads(written)) == without_order(content(path))
+    assert list(json.loads(written)) == list(content(path))
