@@ -114,3 +114,7 @@ def main() -> None:
 def _end(error: MoodqError) -> NoReturn:
     click.echo(f"moodq: {error}", err=True)
     sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""``docs/protocol.md`` does what it says: its own commands, sent as plain Redis commands, to a real worker."""
+"""``docs/protocol.md`` does what it says: its own commands, sent as plain Redis commands to a real worker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Wire:
         self._connection = connection
 
     def __call__(self, *command: str) -> Any:
-        self._connection.send_command(*command)
+        self._connection.send_command(*command)  # type: ignore[no-untyped-call]
         return self._connection.read_response()
 
     def run(self, name: str, **variables: str) -> list[Any]:
@@ -136,7 +136,7 @@ def test_the_needed_fields_alone_are_enough_and_items_without_id_take_the_jobs(
     data = f'["moodq.run",null,[{{"v":1,"items":[{items}]}}],{{}}]'
     wire("HSET", "rq:job:p4", "data", data, "origin", "interactive", "status", "queued")
     wire("RPUSH", "rq:queue:interactive", "p4")
-    for id in ["p4"] if count == 1 else ["p4.0", "p4.1"]:
+    for id in ["p4"] if count == 1 else ["p4-0", "p4-1"]:
         assert wait(wire, id)["status"] == "done"
 
 

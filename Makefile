@@ -1,0 +1,53 @@
+# moodq: `make demo` shows it, `make up` runs it, `make test` checks it. `make help` lists the rest.
+# Python 3.11+ is all it needs. PYTHON=… names another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+MOODQ := $(VENV)/bin/moodq
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install model demo up test lint unit bench clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED)  ## Create .venv and install everything into it
+
+# torch comes first and pinned: the version in pyproject.toml is the one with a CPU build.
+# PIP_ARGS passes options to pip, for example an index that carries torch's CPU builds.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "moodq needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "installing into $(VENV); the first time this takes a few minutes"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet $(PIP_ARGS) --editable '.[worker,embedded,dev]'
+	@touch $@
+
+model: $(INSTALLED)  ## Fetch and convert the default model, once
+	@$(MOODQ) model pull
+
+demo: $(INSTALLED)  ## Send 40 messages through the whole system and show what comes out
+	@$(MOODQ) demo
+
+up: $(INSTALLED)  ## Start the queue and a worker, and stay up
+	@$(MOODQ) up
+
+lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check --quiet .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-cache
+
+unit: $(INSTALLED)  ## The tests that need neither server nor model
+	@$(VENV)/bin/pytest -q tests/unit tests/contract
+
+test: lint model  ## Everything: lint, then all tests, with real servers and the real model
+	@$(VENV)/bin/pytest -q
+
+bench: $(INSTALLED) model  ## Compare with the article's way on this machine; writes build/bench/latest.json
+	@$(PY) -m tests.bench
+
+clean:  ## Remove .venv and build
+	rm -rf $(VENV) build

