@@ -42,10 +42,21 @@ def finish(connection: Redis, *ids: str) -> None:
             pipe.execute()
 
 
-def later(action: Callable[[], object]) -> threading.Thread:
-    thread = threading.Timer(0.3, action)
-    thread.start()
-    return thread
+Later = Callable[..., None]
+
+
+@pytest.fixture
+def later(connection: Redis) -> Iterator[Later]:
+    """Calls a function after some seconds in another thread, which ends before the test does."""
+    timers: list[threading.Timer] = []
+
+    def start(seconds: float, action: Callable[..., object], *args: object) -> None:
+        timers.append(threading.Timer(seconds, action, args))
+        timers[-1].start()
+
+    yield start
+    for timer in timers:
+        timer.join()
 
 
 def test_a_submitted_text_is_an_rq_job_on_its_queue(client: Client, connection: Redis) -> None:
@@ -84,16 +95,18 @@ def test_a_result_is_found_when_its_event_stream_is_gone(client: Client, connect
     assert next(client.wait(["a"], LONG_S)).id == "a"
 
 
-def test_a_wait_ends_as_soon_as_the_result_is_written(client: Client, connection: Redis) -> None:
+def test_a_wait_ends_as_soon_as_the_result_is_written(
+    client: Client, connection: Redis, later: Later
+) -> None:
     ticket = client.submit("x")
     connection.xadd(events_key(ticket.id), {"event": "label", "data": "{}"})
-    later(lambda: finish(connection, ticket.id))
+    later(0.3, finish, connection, ticket.id)
     assert ticket.wait(LONG_S).status == "done"
 
 
-def test_a_wait_does_not_poll(client: Client, connection: Redis) -> None:
+def test_a_wait_does_not_poll(client: Client, connection: Redis, later: Later) -> None:
     connection.config_resetstat()
-    threading.Timer(2.0, finish, [connection, "a"]).start()
+    later(2.0, finish, connection, "a")
     assert next(client.wait(["a"], LONG_S)).id == "a"
     calls = {name: entry["calls"] for name, entry in connection.info("commandstats").items()}
     assert calls["cmdstat_xread"] == 1
@@ -108,21 +121,21 @@ def test_results_come_in_the_order_in_which_they_are_written(client: Client, con
     assert list(results) == []
 
 
-def test_more_ids_than_one_read_covers_all_come(client: Client, connection: Redis) -> None:
+def test_more_ids_than_one_read_covers_all_come(client: Client, connection: Redis, later: Later) -> None:
     ids = [f"id-{number}" for number in range(3 * WINDOW + 1)]
     for id in ids[::2]:
         finish(connection, id)
-    threading.Timer(0.3, finish, [connection, *reversed(ids[1::2])]).start()
+    later(0.3, finish, connection, *reversed(ids[1::2]))
     found = [result.id for result in client.wait(iter(ids), LONG_S)]
     assert sorted(found) == sorted(ids)
 
 
-def test_a_wait_survives_a_lost_connection(client: Client, connection: Redis) -> None:
+def test_a_wait_survives_a_lost_connection(client: Client, connection: Redis, later: Later) -> None:
     def cut_and_finish() -> None:
         connection.client_kill_filter(_type="normal", skipme=True)
         finish(connection, "a")
 
-    later(cut_and_finish)
+    later(0.3, cut_and_finish)
     assert next(client.wait(["a"], LONG_S)).id == "a"
 
 
@@ -202,10 +215,10 @@ def test_a_full_queue_is_told_and_takes_jobs_again_when_there_is_room(
         client.submit("x")
 
 
-def test_a_producer_may_wait_for_room(redis_url: str, connection: Redis) -> None:
+def test_a_producer_may_wait_for_room(redis_url: str, connection: Redis, later: Later) -> None:
     with Client(load_settings(redis_url=redis_url, max_queue_length=1)) as client:
         client.submit("x", id="first")
-        later(lambda: connection.lpop("rq:queue:interactive"))
+        later(0.3, connection.lpop, "rq:queue:interactive")
         client.submit("x", id="second", on_full="wait")
     assert connection.lrange("rq:queue:interactive", 0, -1) == [b"second"]
 

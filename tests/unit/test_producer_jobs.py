@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis._parsers import Encoder
 from rq.job import JOB_ID_PATTERN, Job
 from rq.serializers import JSONSerializer
 
@@ -33,8 +32,15 @@ def hash_of(job: QueuedJob) -> dict[str, Any]:
 
 def read_by_rq(job: QueuedJob) -> Job:
     read = Job(job.id, connection=UNCONNECTED, serializer=JSONSerializer)
-    encode = Encoder("utf-8", "strict", decode_responses=False).encode
-    read.restore({name.encode(): encode(value) for name, value in hash_of(job).items()})
+    stored = {
+        name.encode(): value
+        if isinstance(value, bytes)
+        else f"{value:d}".encode()
+        if isinstance(value, int)
+        else value.encode()
+        for name, value in hash_of(job).items()
+    }
+    read.restore(stored)
     return read
 
 

@@ -17,7 +17,7 @@ def connect(settings: Settings) -> Redis:
     client = Redis.from_url(
         url,
         socket_connect_timeout=5,
-        socket_keepalive=True,
+        **({} if url.startswith("unix:") else {"socket_keepalive": True}),
         health_check_interval=30,
         retry=Retry(ExponentialWithJitterBackoff(cap=1.0, base=0.05), retries=3),
     )
