@@ -36,6 +36,12 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _Answer(BaseModel):
+    """Part of a result: a reader ignores fields that a newer worker may add."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
 class RequestItem(_Frozen):
     """One text and what to do with it.
 
@@ -55,7 +61,7 @@ class ResultStatus(StrEnum):
     FAILED = "failed"
 
 
-class LabelScores(_Frozen):
+class LabelScores(_Answer):
     """``scores`` maps every label of the task to its probability; they sum to 1."""
 
     label: str
@@ -63,7 +69,7 @@ class LabelScores(_Frozen):
     scores: dict[str, float]
 
 
-class GeneratedText(_Frozen):
+class GeneratedText(_Answer):
     """``finish_reason`` is ``stop`` (the model ended) or ``length`` (the task's token limit ended it)."""
 
     text: str
@@ -71,18 +77,18 @@ class GeneratedText(_Frozen):
     tokens: int
 
 
-class ItemError(_Frozen):
+class ItemError(_Answer):
     code: str
     message: str
 
 
-class ModelRef(_Frozen):
+class ModelRef(_Answer):
     id: str
     revision: str
     precision: str
 
 
-class Timings(_Frozen):
+class Timings(_Answer):
     """Milliseconds an item spent in each stage. ``queue`` is from enqueue to claim, ``batch`` from claim to
     the start of its first forward pass, ``total`` from enqueue to the result's writing."""
 
@@ -93,7 +99,7 @@ class Timings(_Frozen):
     total: float
 
 
-class Result(_Frozen):
+class Result(_Answer):
     """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name."""
 
     v: Literal[1] = 1

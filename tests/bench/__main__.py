@@ -82,10 +82,10 @@ def main(items: int, rounds: int, paths: tuple[Path, ...], model: Path | None, q
 
 def bench(console: Console, pool: TextPool, plan: Plan, model: Path | None) -> dict[str, Any]:
     """Run all rounds, print the tables, and return what is to be written."""
-    folder = model or default_model_folder()
+    folder = model.resolve() if model else default_model_folder()
     with ExitStack() as stack:
         console.print(f"texts: {pool.origin}; {plan.items} in each of {plan.rounds} rounds", highlight=False)
-        environment = {"MOODQ_MODEL": str(model)} if model else {}
+        environment = {"MOODQ_MODEL": str(folder)} if model else {}
         service = stack.enter_context(Service(log=LATEST.parent / "worker.log", environment=environment))
         service.wait_ready()
         ref = service.model()
@@ -145,8 +145,7 @@ def default_model_folder() -> Path:
     """The converted model the settings name; fetched and converted first when it is not there yet."""
     from moodq_worker.model_store import resolve
 
-    path: Path = resolve(load_settings()).path
-    return path
+    return resolve(load_settings(), click.echo).path
 
 
 if __name__ == "__main__":

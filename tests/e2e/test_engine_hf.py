@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from moodq_worker.model_store import resolve
 
-from moodq_config.settings import load_settings
 from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet, detect_lang, load_tasks
 from moodq_worker.engine import Generation
 from moodq_worker.engine_hf.engine import HfEngine, load_engine
 from moodq_worker.engine_hf.prompts import generate_turns, label_turns
+from moodq_worker.model_store import ModelFiles
 
 pytestmark = pytest.mark.real_model
 
@@ -27,8 +26,8 @@ REFUSALS = ("无法协助", "不能协助", "抱歉，我无法", "I can't assis
 
 
 @pytest.fixture(scope="module")
-def engine() -> HfEngine:
-    files = resolve(load_settings())
+def engine(model_files: ModelFiles) -> HfEngine:
+    files = model_files
     loaded = load_engine(
         files.path,
         model_id=files.id,

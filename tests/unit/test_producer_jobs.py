@@ -30,17 +30,16 @@ def hash_of(job: QueuedJob) -> dict[str, Any]:
     return {str(name): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
 
 
+def as_stored(value: str | bytes | int) -> bytes:
+    """What redis-py sends: of an enum of strings its value."""
+    if isinstance(value, bytes):
+        return value
+    return value.encode() if isinstance(value, str) else str(value).encode()
+
+
 def read_by_rq(job: QueuedJob) -> Job:
     read = Job(job.id, connection=UNCONNECTED, serializer=JSONSerializer)
-    stored = {
-        name.encode(): value
-        if isinstance(value, bytes)
-        else f"{value:d}".encode()
-        if isinstance(value, int)
-        else value.encode()
-        for name, value in hash_of(job).items()
-    }
-    read.restore(stored)
+    read.restore({name.encode(): as_stored(value) for name, value in hash_of(job).items()})
     return read
 
 

@@ -17,8 +17,8 @@ def _say(line: str) -> None:
 def worker() -> None:
     """Run one worker in the foreground until SIGTERM; start as many as you like.
 
-    Needs a Redis (MOODQ_REDIS_URL, or the one `moodq up` started). A second worker on the same machine needs a
-    metrics port of its own: MOODQ_METRICS_PORT=0 takes any free one.
+    Needs a Redis: MOODQ_REDIS_URL, or the one `moodq up` started. A second worker on the same machine
+    needs a metrics port of its own; MOODQ_METRICS_PORT=0 takes any free one.
     """
     from moodq_worker.__main__ import main
 
@@ -29,8 +29,8 @@ def worker() -> None:
 def up() -> None:
     """Fetch the model if need be, start a queue (unless MOODQ_REDIS_URL names one) and a worker; stay up.
 
-    A second `moodq up` with the same data folder uses the queue that is running and adds a worker. Ctrl-C drains:
-    running work is finished, the rest stays queued.
+    A second `moodq up` with the same data folder uses the queue that is running and adds a worker.
+    Ctrl-C drains: running work is finished, the rest stays queued.
     """
     from moodq_worker.up import stay_up
 

