@@ -63,22 +63,19 @@ def test_lines_on_stdin_come_back_in_order_and_a_bad_one_fails_alone(service: An
 
 def test_every_result_arrives_although_the_worker_is_killed_in_the_middle(service: Any) -> None:
     texts = [f"第{number}次点了，味道还是不错，送得也快" for number in range(300)]
-    running = subprocess.Popen(
+    with subprocess.Popen(
         [*MOODQ, "send", "-", "--tasks", "sentiment", "--json", "--timeout", "180"],
-        env=service.env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert running.stdin is not None
-    running.stdin.write("\n".join(texts).encode())
-    running.stdin.close()
-    service.wait_until_busy()
-    service.kill_worker()
-    service.start_worker()
-    assert running.stdout is not None
-    found = [json.loads(line) for line in running.stdout.read().splitlines()]
-    assert running.wait(timeout=30) == 0
+        env=service.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as running:  # fmt: skip
+        assert running.stdin is not None
+        assert running.stdout is not None
+        running.stdin.write("\n".join(texts).encode())
+        running.stdin.close()
+        service.wait_until_busy()
+        service.kill_worker()
+        service.start_worker()
+        found = [json.loads(line) for line in running.stdout.read().splitlines()]
+        assert running.wait(timeout=30) == 0
     assert len(found) == len(texts)
     assert {entry["status"] for entry in found} == {"done"}
     assert max(entry["attempt"] for entry in found) == 2

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from moodq_config.contracts import LabelScores, ModelRef
 from moodq_config.errors import ErrorCode, ModelError
@@ -162,6 +163,7 @@ def load_engine(
     chosen = choose_precision(precision, target)
     cores = threads or usable_cores()
     torch.set_num_threads(cores)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
