@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from moodq_producer.async_client import AsyncClient, AsyncTicket
     from moodq_producer.client import Client, Ticket
+    from moodq_producer.following import Event
 
 __all__ = [
     "AsyncClient",
@@ -35,6 +36,7 @@ __all__ = [
     "Client",
     "ConfigError",
     "ErrorCode",
+    "Event",
     "GeneratedText",
     "LabelScores",
     "MoodqError",
@@ -52,6 +54,7 @@ _CLIENTS = {
     "AsyncClient": "moodq_producer.async_client",
     "AsyncTicket": "moodq_producer.async_client",
     "Client": "moodq_producer.client",
+    "Event": "moodq_producer.following",
     "Ticket": "moodq_producer.client",
 }
 

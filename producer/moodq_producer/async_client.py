@@ -17,6 +17,7 @@ from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.client import DEFAULT_TASKS, FULL_PAUSE_S, PIPELINE_JOBS, OnFull
 from moodq_producer.connection import block_s, connect_async, redis_errors, unreachable
+from moodq_producer.following import Event, Following
 from moodq_producer.jobs import (
     ENQUEUE_SCRIPT,
     JobMaker,
@@ -162,6 +163,27 @@ class AsyncClient:
             if not results and not waiting.fresh and patience.left() == 0.0:
                 raise wait_timeout(waiting.pending, patience.waited_s, await self.workers_alive())
 
+    async def stream(
+        self,
+        id: str,
+        timeout: float | None = None,  # noqa: ASYNC109 - as for wait
+    ) -> AsyncGenerator[Event, None]:
+        """What happens to an item, as it happens; see ``Client.stream``."""
+        redis = await self._connected()
+        following, patience = Following(id), Patience(timeout, None)
+        while not following.ended:
+            try:
+                events = await self._read_events(redis, following, id, patience)
+            except (ConnectionError, TimeoutError) as error:
+                patience.away(unreachable(self._url, error))
+                await asyncio.sleep(AWAY_PAUSE_S)
+                continue
+            patience.answered(results=bool(events))
+            for event in events:
+                yield event
+            if not events and patience.left() == 0.0:
+                raise wait_timeout([id], patience.waited_s, await self.workers_alive())
+
     async def workers_alive(self) -> int:
         """How many workers have a living heartbeat."""
         redis = await self._connected()
@@ -180,6 +202,16 @@ class AsyncClient:
             return waiting.fetched(await redis.mget(waiting.keys()))
         block = patience.block_ms(block_s(redis))
         return waiting.arrived(await redis.xread(waiting.streams, block=block))
+
+    async def _read_events(
+        self, redis: Redis, following: Following, id: str, patience: Patience
+    ) -> list[Event]:
+        if following.at_start:
+            found = following.arrived(await redis.xread(following.streams))
+            if found or (found := following.fetched(await redis.get(result_key(id)))):
+                return found
+        block = patience.block_ms(block_s(redis))
+        return following.arrived(await redis.xread(following.streams, block=block))
 
     async def _enqueue(self, redis: Redis, jobs: list[QueuedJob], queue: str, on_full: OnFull) -> None:
         while refused := await self._send(redis, jobs):

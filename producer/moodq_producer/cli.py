@@ -17,6 +17,7 @@ from moodq_config.errors import BadInput, ErrorCode, WaitTimeout
 if TYPE_CHECKING:
     from moodq_config.contracts import Result
     from moodq_producer.client import Client
+    from moodq_producer.following import Event
     from moodq_producer.sending import Outcome
 
 EXIT_OK = 0
@@ -32,6 +33,9 @@ TABLE_ROWS = 200
 @click.option("--id", "item_id", help="Id of a single text; sent again, it is not run again.")
 @click.option("--lang", type=click.Choice(["zh", "en"]), help="Language of the prompts; else by the text.")
 @click.option("--queue", default="interactive", show_default=True, help="Queue to send to.")
+@click.option(
+    "--stream", "as_stream", is_flag=True, help="Print one text's label and reply as they are made."
+)
 @click.option("--no-wait", is_flag=True, help="Print the ids and do not wait for results.")
 @click.option(
     "--timeout",
@@ -49,6 +53,7 @@ def send(
     item_id: str | None,
     lang: str | None,
     queue: str,
+    as_stream: bool,
     no_wait: bool,
     timeout: float,
 ) -> None:
@@ -57,6 +62,7 @@ def send(
     \b
     moodq send "今天的实验终于成功了，太棒了！" --tasks sentiment,reply
     moodq send "My order is late again." "Thanks, all good." --json
+    moodq send "My order is late again." --tasks sentiment,reply --stream
     cat messages.txt | moodq send --queue bulk --json > results.jsonl
 
     Without TEXT, or with -, each line of standard input is a text; blank lines are skipped.
@@ -76,12 +82,17 @@ def send(
         raise click.UsageError('nothing to send; try: moodq send "太棒了！", or pipe lines into it')
     if item_id is not None and (from_stdin or len(texts) != 1):
         raise click.UsageError("--id goes with exactly one TEXT")
+    if as_stream and (from_stdin or len(texts) != 1 or no_wait):
+        raise click.UsageError("--stream goes with exactly one TEXT, and without --no-wait")
     lines: Iterable[tuple[str, str | LineError]] = (
         stdin_texts(sys.stdin.buffer) if from_stdin else argument_texts(texts, item_id)
     )
     with Client() as client:
         if not no_wait:
             _warn_if_nobody_works(client)
+        if as_stream:
+            ticket = client.submit(texts[0], names, id=item_id, queue=queue, lang=lang)
+            ctx.exit(_print_stream(ticket.stream(timeout), as_json))
         outcomes = send_all(
             client,
             lines,
@@ -160,6 +171,17 @@ def _warn_if_nobody_works(client: Client) -> None:
             "moodq: no worker is alive; waiting for one (`moodq worker`, or `moodq up` for everything)",
             err=True,
         )
+
+
+def _print_stream(events: Iterator[Event], as_json: bool) -> int:
+    """Print an item as it is made; with JSON one line per event. Exit code as for a result."""
+    from moodq_producer.screen import event_line, event_text
+
+    ended = None
+    for event in events:
+        click.echo(event_line(event) if as_json else event_text(event), nl=as_json)
+        ended = event.result
+    return EXIT_OK if ended is not None and ended.status == "done" else EXIT_FAILED_ITEM
 
 
 def _print_ids(outcomes: Iterator[Outcome], as_json: bool) -> int:

@@ -17,6 +17,7 @@ from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.connection import block_s, connect, redis_errors, unreachable
+from moodq_producer.following import Event, Following
 from moodq_producer.jobs import (
     ENQUEUE_SCRIPT,
     JobMaker,
@@ -51,6 +52,10 @@ class Ticket:
     def result(self) -> Result | None:
         """The result if it is there now."""
         return self._client.result(self.id)
+
+    def stream(self, timeout: float | None = None) -> Iterator[Event]:
+        """Its labels, its reply in pieces, its result; see ``Client.stream``."""
+        return self._client.stream(self.id, timeout)
 
 
 class Client:
@@ -176,6 +181,25 @@ class Client:
             if not results and not waiting.fresh and patience.left() == 0.0:
                 raise wait_timeout(waiting.pending, patience.waited_s, self.workers_alive())
 
+    def stream(self, id: str, timeout: float | None = None) -> Iterator[Event]:
+        """What happens to an item, as it happens: its labels, its reply's text in pieces, its result last.
+
+        Starts at the beginning, however late it is called. Raises ``WaitTimeout`` after ``timeout`` seconds
+        in all. Items of jobs with several give only their result.
+        """
+        following, patience = Following(id), Patience(timeout, None)
+        while not following.ended:
+            try:
+                events = self._read_events(following, id, patience)
+            except (ConnectionError, TimeoutError) as error:
+                patience.away(unreachable(self._url, error))
+                time.sleep(AWAY_PAUSE_S)
+                continue
+            patience.answered(results=bool(events))
+            yield from events
+            if not events and patience.left() == 0.0:
+                raise wait_timeout([id], patience.waited_s, self.workers_alive())
+
     def workers_alive(self) -> int:
         """How many workers have a living heartbeat."""
         with self._errors():
@@ -188,6 +212,14 @@ class Client:
             return waiting.fetched(self._redis.mget(waiting.keys()))
         block = patience.block_ms(block_s(self._redis))
         return waiting.arrived(self._redis.xread(waiting.streams, block=block))
+
+    def _read_events(self, following: Following, id: str, patience: Patience) -> list[Event]:
+        if following.at_start:
+            found = following.arrived(self._redis.xread(following.streams))
+            if found or (found := following.fetched(self._redis.get(result_key(id)))):
+                return found
+        block = patience.block_ms(block_s(self._redis))
+        return following.arrived(self._redis.xread(following.streams, block=block))
 
     def _enqueue(self, jobs: list[QueuedJob], queue: str, on_full: OnFull) -> None:
         while refused := self._send(jobs):

@@ -6,6 +6,7 @@ shown as escapes.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import unicodedata
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from moodq_config.contracts import GeneratedText, LabelScores, Result, ResultStatus
+from moodq_producer.following import Event
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +37,37 @@ def json_line(result: Result) -> str:
     """The result as its key holds it, with the control characters JSON would let through escaped."""
     body = result.model_dump_json(exclude_none=True)
     return _NOT_PRINTED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", body)
+
+
+def event_line(event: Event) -> str:
+    """One event as a line of JSON; a result as its key holds it."""
+    if event.result is not None:
+        return '{"event": "done", "result": ' + json_line(event.result) + "}"
+    labels = {task: scores.model_dump() for task, scores in event.labels.items()}
+    told = {"labels": labels} if event.kind == "label" else {"task": event.task, "text": event.text}
+    body = json.dumps({"event": event.kind, **told}, ensure_ascii=False)
+    return _NOT_PRINTED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", body)
+
+
+def event_text(event: Event) -> str:
+    """One event for a person: labels on a line, a reply's text as it comes, and the time it took."""
+    if event.kind == "label":
+        return "".join(
+            f"{task}: {printable(scores.label)} {scores.probability:.0%}\n"
+            for task, scores in event.labels.items()
+        )
+    if event.kind == "token":
+        return "".join(char if char == "\n" or _harmless(char) else _escaped(char) for char in event.text)
+    if event.result is None or event.result.error is not None:
+        error = event.result.error if event.result else None
+        return f"failed: {error.code}: {printable(error.message)}\n" if error else ""
+    generated = any(isinstance(found, GeneratedText) for found in event.result.results.values())
+    lines = "" if generated else event_text(Event("label", labels=_labels(event.result)))
+    return f"{chr(10) if generated else lines}{_total_ms(event.result)} ms\n"
+
+
+def _labels(result: Result) -> dict[str, LabelScores]:
+    return {task: found for task, found in result.results.items() if isinstance(found, LabelScores)}
 
 
 def results_table(rows: Sequence[tuple[str, Result | None]], tasks: Sequence[str], title: str) -> Table:

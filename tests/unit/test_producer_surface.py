@@ -18,6 +18,7 @@ PUBLIC = [
     "Client",
     "ConfigError",
     "ErrorCode",
+    "Event",
     "GeneratedText",
     "LabelScores",
     "MoodqError",

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from redis.client import Pipeline
 from redis.exceptions import RedisError
@@ -54,6 +55,7 @@ class Delivery:
         self._finished = finished
         self._items: list[Item] = []
         self._jobs: list[Job] = []
+        self._events: list[tuple[Item, str, dict[str, Any]]] = []
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
@@ -73,19 +75,16 @@ class Delivery:
             self._jobs.append(job)
             self._wake.notify()
 
-    def label_event(self, item: Item) -> None:
-        """Publish the labels of an item whose reply is still being made. Best effort: the result has them."""
-        data = {name: scores.model_dump() for name, scores in item.scores.items() if name in item.results}
-        key = events_key(item.id)
-        try:
-            with self._worker.connection.pipeline() as pipe:
-                pipe.xadd(
-                    key, {"event": "label", "data": _json(data)}, maxlen=EVENTS_MAXLEN, approximate=True
-                )
-                pipe.expire(key, self._terms.result_ttl_s)
-                pipe.execute()
-        except RedisError as error:
-            log.warning("label event not published: %s", error)
+    def publish(self, item: Item, event: str, data: dict[str, Any]) -> None:
+        """Tell whoever follows ``item`` of its label or of new text of its reply, in the order of the calls.
+
+        Best effort: the result holds all of it. Items of a job with several are not followed one by one, and
+        a stream for each would cost more than the results.
+        """
+        if len(item.job.items) == 1:
+            with self._wake:
+                self._events.append((item, event, data))
+                self._wake.notify()
 
     def close(self, timeout_s: float) -> bool:
         """Write what is left and stop; False when Redis did not take it in time."""
@@ -98,13 +97,16 @@ class Delivery:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._items or self._jobs or self._closing):
+                while not (self._items or self._jobs or self._events or self._closing):
                     self._wake.wait()
                 items, self._items = self._items, []
                 jobs, self._jobs = self._jobs, []
-                if not items and not jobs:
+                events, self._events = self._events, []
+                if not items and not jobs and not events:
                     return
-            self._persist(items, jobs)
+            self._write_events(events)
+            if items or jobs:
+                self._persist(items, jobs)
 
     def _persist(self, items: list[Item], jobs: list[Job]) -> None:
         """Write until Redis takes it: dropping a finished result would cost the work again."""
@@ -125,6 +127,20 @@ class Delivery:
                 ended.append(item.job)
         for job in ended:
             self._end(job)
+
+    def _write_events(self, events: list[tuple[Item, str, dict[str, Any]]]) -> None:
+        if not events:
+            return
+        try:
+            with self._worker.connection.pipeline(transaction=False) as pipe:
+                for item, event, data in events:
+                    fields = {"event": event, "data": json.dumps(data, ensure_ascii=False)}
+                    key = events_key(item.id)
+                    pipe.xadd(key, fields, maxlen=EVENTS_MAXLEN, approximate=True)  # type: ignore[arg-type]
+                    pipe.expire(key, self._terms.result_ttl_s)
+                pipe.execute()
+        except RedisError as error:
+            log.warning("%d events not published: %s", len(events), error)
 
     def _write(self, items: list[Item]) -> None:
         written = [item for item in items if not self._will_retry(item)]
@@ -210,7 +226,3 @@ def _summary(errors: list[MoodqError]) -> MoodqError:
     if len(errors) == 1:
         return first
     return type(first)(f"all {len(errors)} items failed; the first: {first.message}", code=first.code)
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)

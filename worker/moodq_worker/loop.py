@@ -211,8 +211,9 @@ class Loop:
         elif item.labels_todo:
             self._queue_label(item)
         elif item.generates_todo:
-            if item.results:
-                self._out().label_event(item)
+            labels = {name: found.model_dump() for name, found in item.scores.items() if name in item.results}
+            if labels:
+                self._out().publish(item, "label", labels)
             self._replies[item.queue].append(item)
         else:
             self._out().deliver(item)
@@ -289,6 +290,8 @@ class Loop:
         if item is None:
             return
         item.pieces.append(event.text)
+        if event.text:
+            self._out().publish(item, "token", {"task": item.generates_todo[0], "text": event.text})
         if event.finish_reason is None:
             return
         del self._decoding[event.key]

@@ -1,0 +1,104 @@
+"""Following a reply while it is made: what the worker publishes and what the clients make of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from redis import Redis
+
+from moodq_config.names import events_key
+from moodq_producer import AsyncClient, Client
+
+Start = Callable[..., Any]
+TEXT = "a bad day with many words in it"
+
+
+def test_a_reader_gets_label_tokens_and_result_in_this_order(
+    redis_url: str, start_fake_worker: Start
+) -> None:
+    start_fake_worker()
+    with Client(redis_url) as client:
+        ticket = client.submit(TEXT, ["sentiment", "reply"])
+        events = list(ticket.stream(timeout=30))
+    assert [event.kind for event in events] == ["label", *["token"] * (len(events) - 2), "done"]
+    assert events[0].labels["sentiment"].label == "negative"
+    result = events[-1].result
+    assert result is not None
+    reply = result.results["reply"]
+    assert "".join(event.text for event in events[1:-1]).strip() == reply.text  # type: ignore[union-attr]
+    assert len(events) > 4
+
+
+def test_a_reader_that_comes_late_sees_it_all_from_the_beginning(
+    redis_url: str, start_fake_worker: Start
+) -> None:
+    start_fake_worker()
+    with Client(redis_url) as client:
+        ticket = client.submit(TEXT, ["sentiment", "reply"])
+        ticket.wait(timeout=30)
+        first = list(ticket.stream(timeout=30))
+        second = list(client.stream(ticket.id, timeout=30))
+    assert first == second
+    assert first[0].kind == "label"
+
+
+def test_a_result_whose_stream_is_gone_is_still_given(
+    redis_url: str, connection: Redis, start_fake_worker: Start
+) -> None:
+    start_fake_worker()
+    with Client(redis_url) as client:
+        ticket = client.submit(TEXT, ["sentiment"])
+        expected = ticket.wait(timeout=30)
+        connection.delete(events_key(ticket.id))
+        [event] = ticket.stream(timeout=5)
+    assert event.result == expected
+
+
+async def test_the_async_client_streams_the_same(redis_url: str, start_fake_worker: Start) -> None:
+    start_fake_worker()
+    async with AsyncClient(redis_url) as client:
+        ticket = await client.submit(TEXT, ["sentiment", "reply"])
+        seen = [event async for event in client.stream(ticket.id, timeout=30)]
+    with Client(redis_url) as client:
+        assert list(client.stream(ticket.id, timeout=5)) == seen
+
+
+def test_items_of_a_job_with_several_publish_only_their_end(
+    redis_url: str, connection: Redis, start_fake_worker: Start
+) -> None:
+    start_fake_worker()
+    with Client(redis_url) as client:
+        tickets = list(client.submit_many([TEXT, TEXT], ["sentiment", "reply"]))
+        results = list(client.wait([ticket.id for ticket in tickets], timeout=30))
+    assert len(results) == 2
+    for ticket in tickets:
+        assert connection.xlen(events_key(ticket.id)) == 1
+
+
+def test_the_command_line_prints_the_reply_as_it_is_made(redis_url: str, start_fake_worker: Start) -> None:
+    worker = start_fake_worker()
+    command = [
+        sys.executable,
+        "-m",
+        "moodq_config.cli",
+        "send",
+        TEXT,
+        "--tasks",
+        "sentiment,reply",
+        "--stream",
+    ]
+    env = {"MOODQ_REDIS_URL": redis_url, "PATH": "/usr/bin:/bin"}
+    shown = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    assert shown.returncode == 0, shown.stderr.decode() + worker.log.read_text()
+    lines = shown.stdout.decode().splitlines()
+    assert lines[0] == "sentiment: negative 90%"
+    assert lines[1].strip() == f"echo: {TEXT}"
+    told = subprocess.run([*command, "--json"], env=env, capture_output=True, timeout=60, check=True)
+    kinds = [json.loads(line)["event"] for line in told.stdout.decode().splitlines()]
+    assert kinds[0] == "label"
+    assert kinds[-1] == "done"
+    assert set(kinds[1:-1]) == {"token"}
