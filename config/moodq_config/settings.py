@@ -113,7 +113,9 @@ class Settings(BaseSettings):
     )
     model_revision: str | None = Field(None, max_length=128, description="a hub model's revision")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto")
-    precision: Literal["auto", "bf16", "fp32", "fp16"] = Field("auto", description="auto: bf16 where native")
+    precision: Literal["auto", "bf16", "fp32", "fp16", "int8"] = Field(
+        "auto", description="auto: bf16 where native; int8: half the memory, faster replies, CPU only"
+    )
     threads: int = Field(0, ge=0, le=1_024, description="0: the cores this process really has")
 
     # endpoints

@@ -28,7 +28,7 @@ class ArticleModel:
 
         from moodq_worker.engine_hf.hardware import usable_cores
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
         torch.set_num_threads(usable_cores())
         self._torch = torch
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model, local_files_only=True)

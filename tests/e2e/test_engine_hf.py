@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet, detect_lang, load_tasks
+from moodq_config.tasks import LANGS, GenerateTask, LabelTask, Lang, TaskSet, detect_lang, load_tasks
 from moodq_worker.engine import Generation
 from moodq_worker.engine_hf.engine import HfEngine, load_engine
+from moodq_worker.engine_hf.fused_layers import fused_layer
+from moodq_worker.engine_hf.packed import can_pack
 from moodq_worker.engine_hf.prompts import generate_turns, label_turns
 from moodq_worker.model_store import ModelFiles
 
@@ -25,21 +27,24 @@ MESSAGES = [
 REFUSALS = ("无法协助", "不能协助", "抱歉，我无法", "I can't assist", "I cannot assist", "As an AI")
 
 
-@pytest.fixture(scope="module")
-def engine(model_files: ModelFiles) -> HfEngine:
-    files = model_files
+def _load(files: ModelFiles, precision: str) -> HfEngine:
     loaded = load_engine(
         files.path,
         model_id=files.id,
         revision=files.revision,
         licence=files.licence,
         device="cpu",
-        precision="fp32",
+        precision=precision,
         threads=0,
     )
     loaded.use_tasks(_with_long_words(load_tasks()))
     loaded.warm_up()
     return loaded
+
+
+@pytest.fixture(scope="module")
+def engine(model_files: ModelFiles) -> HfEngine:
+    return _load(model_files, "fp32")
 
 
 def _with_long_words(tasks: TaskSet) -> TaskSet:
@@ -145,3 +150,29 @@ def test_a_cancelled_reply_leaves_the_others_running(engine: HfEngine) -> None:
     while engine.running:
         keys |= {event.key for event in engine.step()}
     assert keys == {1}
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.06), ("int8", 0.2)])
+def test_other_precisions_stay_near_a_plain_forward_pass(
+    engine: HfEngine, model_files: ModelFiles, precision: str, tolerance: float
+) -> None:
+    if precision == "bf16" and not can_pack("bf16"):
+        pytest.skip("this CPU has no native bf16: its layers are Transformers' own")
+    other = _load(model_files, precision)
+    assert other._tasks is not None
+    assert fused_layer(other._model) is not None
+    for name in ("sentiment", "long_words"):
+        task = other._tasks.label_task(name)
+        for lang in LANGS:
+            batch = other.label(name, lang, other.encode(MESSAGES))
+            alone = [other.label(name, lang, [tokens])[0] for tokens in other.encode(MESSAGES)]
+            for text, scores, single in zip(MESSAGES, batch, alone, strict=True):
+                expected = _plain_probabilities(engine, task, lang, text)
+                assert scores.scores == pytest.approx(expected, abs=tolerance)
+                assert single.scores == pytest.approx(scores.scores, abs=tolerance / 2)
+    other.admit([Generation(0, "reply", "zh", "negative", other.encode([MESSAGES[1]])[0])])
+    text = ""
+    while other.running:
+        text += "".join(event.text for event in other.step())
+    assert len(text) > 8
+    assert not any(refusal in text for refusal in REFUSALS)

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write ``folder`` with bf16 weights, config and tokenizer of ``gguf``."""
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     tokenizer.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(

@@ -1,8 +1,7 @@
 """Continuous decode: texts join and leave the running batch at any step.
 
-Rows of different lengths share one KV cache by being right-aligned: each row's keys end at the same
-column, so a step appends one column to all of them. The columns before a row begins are masked. Joining
-and leaving rewrite the cache, which costs a copy of it and happens once per text, not per step.
+Rows of different lengths share one KV cache, each from column 0 on (``kv_cache.SlotCache``); a step writes
+every row's next column and masks what lies behind it. Joining copies one row, leaving copies at most one.
 """
 
 from __future__ import annotations
@@ -12,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from moodq_worker.engine import DecodeEvent
-from moodq_worker.engine_hf.kv_cache import LayerKV, Prefix, layers_of, right_aligned
+from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix, SlotCache
 from moodq_worker.engine_hf.packed import output_logits
+from moodq_worker.engine_hf.prefill import forward, last_hidden
 
 
 @dataclass(slots=True)
@@ -47,8 +47,7 @@ class DecodeBatch:
         self._tokenizer = tokenizer
         self._stop = stop_tokens
         self._rows: list[Row] = []
-        self._cache: DynamicCache | None = None
-        self._width = 0
+        self._cache = SlotCache()
         self._ready: list[DecodeEvent] = []
 
     def __len__(self) -> int:
@@ -60,7 +59,6 @@ class DecodeBatch:
 
         Rows that share a prefix are prefilled together, right-padded.
         """
-        joined: list[tuple[Row, list[LayerKV]]] = []
         by_prefix: dict[int, list[int]] = {}
         for index, prompt in enumerate(prompts):
             by_prefix.setdefault(id(prompt.prefix), []).append(index)
@@ -71,64 +69,51 @@ class DecodeBatch:
             for place, index in enumerate(indices):
                 row = rows[index]
                 row.length = prompts[index].prefix.tokens + len(prompts[index].tokens)
-                kv = [(k[place, :, : row.length], v[place, :, : row.length]) for k, v in layers_of(cache)]
                 if not self._take(row, firsts[place]):
-                    joined.append((row, kv))
-        if joined:
-            self._rebuild(self._rows_kv() + [kv for _, kv in joined], self._rows + [row for row, _ in joined])
+                    self._cache.add(cache.row(place, row.length), row.length)
+                    self._rows.append(row)
 
     @torch.inference_mode()
     def step(self) -> list[DecodeEvent]:
         """One token for every row; also what ``join`` made since the last step."""
-        if self._rows and self._cache is not None:
-            device = self._model.device
-            ids = torch.tensor([[row.made[-1]] for row in self._rows], device=device)
-            positions = torch.tensor([[row.length] for row in self._rows], device=device)
-            self._width += 1
-            begin = torch.tensor([[self._width - row.length - 1] for row in self._rows])
-            mask = (torch.arange(self._width)[None] >= begin).to(device)
-            hidden = self._model.base_model(
-                input_ids=ids,
-                position_ids=positions,
-                attention_mask=mask,
-                past_key_values=self._cache,
-                use_cache=True,
-            ).last_hidden_state[:, -1]
-            logits = output_logits(self._model, hidden)
-            chosen = self._choose(self._rows, logits)
+        if self._rows:
+            lengths = [row.length for row in self._rows]
+            seen = self._cache.begin_step(lengths, self._model.device)
+            ids = torch.tensor([[row.made[-1]] for row in self._rows])
+            hidden = forward(self._model, ids, self._cache, seen, torch.tensor(lengths)[:, None])[:, 0]
+            chosen = self._choose(self._rows, output_logits(self._model, hidden))
             for row in self._rows:
                 row.length += 1
-            ended = [row for row, token in zip(self._rows, chosen, strict=True) if self._take(row, token)]
-            if ended:
-                self._drop({row.key for row in ended})
+            ended = [row.key for row, token in zip(self._rows, chosen, strict=True) if self._take(row, token)]
+            for key in ended:
+                self._drop(key)
         ready, self._ready = self._ready, []
         return ready
 
+    @torch.inference_mode()
     def cancel(self, key: int) -> None:
         """Take a row out without an event; unknown keys are ignored."""
         self._ready = [event for event in self._ready if event.key != key]
-        if any(row.key == key for row in self._rows):
-            self._drop({key})
+        self._drop(key)
 
     def clear(self) -> None:
         """Forget every row, after a failed step."""
-        self._rows, self._cache, self._width, self._ready = [], None, 0, []
+        self._rows, self._cache, self._ready = [], SlotCache(), []
 
     @property
     def keys(self) -> list[int]:
         return [row.key for row in self._rows]
 
-    def _prefill(self, group: list[Prompt]) -> tuple[DynamicCache, torch.Tensor]:
+    def _prefill(self, group: list[Prompt]) -> tuple[PrefillCache, torch.Tensor]:
         lengths = [len(prompt.tokens) for prompt in group]
-        ids = torch.zeros(len(group), max(lengths), dtype=torch.long)
+        prefix = group[0].prefix
+        width = max(lengths)
+        ids = torch.zeros(len(group), width, dtype=torch.long)
         for row, prompt in enumerate(group):
             ids[row, : lengths[row]] = torch.tensor(prompt.tokens)
-        cache = group[0].prefix.expanded(len(group))
-        hidden = self._model.base_model(
-            input_ids=ids.to(self._model.device), past_key_values=cache, use_cache=True
-        ).last_hidden_state
-        last = hidden[torch.arange(len(group)), torch.tensor(lengths) - 1]
-        return cache, output_logits(self._model, last)
+        cache = PrefillCache(prefix, width, keep=True)
+        ends = torch.tensor(lengths) - 1
+        return cache, output_logits(self._model, last_hidden(self._model, cache, prefix.tokens, ids, ends))
 
     def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
         """Greedy choice, with each row's repetition penalty on the tokens it already made (CTRL,
@@ -165,26 +150,10 @@ class DecodeBatch:
         row.shown = text
         return str(new)
 
-    def _rows_kv(self) -> list[list[LayerKV]]:
-        if self._cache is None:
-            return []
-        layers = layers_of(self._cache)
-        return [
-            [
-                (k[index, :, self._width - row.length :], v[index, :, self._width - row.length :])
-                for k, v in layers
-            ]
-            for index, row in enumerate(self._rows)
-        ]
-
-    def _rebuild(self, kv: list[list[LayerKV]], rows: list[Row]) -> None:
-        self._rows = rows
-        self._width = max(row.length for row in rows)
-        self._cache = DynamicCache(right_aligned(kv, [row.length for row in rows], self._width))
-
-    def _drop(self, keys: set[int]) -> None:
-        kept = [(row, kv) for row, kv in zip(self._rows, self._rows_kv(), strict=True) if row.key not in keys]
-        if kept:
-            self._rebuild([kv for _, kv in kept], [row for row, _ in kept])
-        else:
-            self._rows, self._cache, self._width = [], None, 0
+    def _drop(self, key: int) -> None:
+        index = next((index for index, row in enumerate(self._rows) if row.key == key), None)
+        if index is not None:
+            self._cache.remove(index)
+            last = self._rows.pop()
+            if index < len(self._rows):
+                self._rows[index] = last

@@ -7,12 +7,12 @@ these replies (``decode``), with every task's fixed prompt in the KV cache (``kv
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -20,12 +20,17 @@ from moodq_config.contracts import LabelScores, ModelRef
 from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.tasks import LANGS, GenerateTask, LabelTask, Lang, TaskSet
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
+from moodq_worker.engine_hf.calibrate import calibrate
 from moodq_worker.engine_hf.decode import DecodeBatch, Prompt, Row
 from moodq_worker.engine_hf.hardware import DTYPES, choose_device, choose_precision, usable_cores
+from moodq_worker.engine_hf.int8 import Int8Output, quantize
 from moodq_worker.engine_hf.kv_cache import Prefix, compute_prefix
 from moodq_worker.engine_hf.labels import LabelHead, score_labels
-from moodq_worker.engine_hf.packed import can_pack, output_rows, pack
+from moodq_worker.engine_hf.mapped import map_embedding, output_matrix
+from moodq_worker.engine_hf.packed import can_pack, fuse, pack
 from moodq_worker.engine_hf.prompts import (
+    PromptTokens,
+    Turn,
     generate_turns,
     label_turns,
     steering_labels,
@@ -38,10 +43,13 @@ _WARM_UP_TEXTS: dict[Lang, str] = {"zh": "今天天气很好。", "en": "It is a
 class HfEngine:
     """See ``moodq_worker.engine.Engine`` for the contract of each method."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, info: ModelInfo) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, info: ModelInfo, output_matrix: torch.Tensor
+    ) -> None:
         self._model = model
+        self._output_matrix = output_matrix
         self._tokenizer = tokenizer
-        self._text_tokenizer = _plain_text_tokenizer(tokenizer)
+        self._tokenizing = threading.Lock()
         self._info = info
         self._tasks: TaskSet | None = None
         self._heads: dict[tuple[str, Lang], LabelHead] = {}
@@ -62,7 +70,7 @@ class HfEngine:
             for lang in LANGS:
                 prompt = generate.prompt[lang]
                 for label in steering_labels(generate, prompt):
-                    tokens = tokenize_prompt(self._tokenizer, generate_turns(prompt, label), prompt.user)
+                    tokens = self._prompt_tokens(generate_turns(prompt, label), prompt.user)
                     prefix = compute_prefix(self._model, tokens.prefix)
                     replies[generate.name, lang, label] = (prefix, tokens.suffix)
         self._tasks, self._heads, self._replies = tasks, heads, replies
@@ -89,10 +97,12 @@ class HfEngine:
         self._decode.clear()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [
-            list(encoding.ids)
-            for encoding in self._text_tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        ]
+        backend = self._tokenizer.backend_tokenizer
+        with self._tokenizing:
+            # To a text, `<|im_end|>` and its like are only characters: a message cannot close its own turn.
+            backend.encode_special_tokens = True
+            encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+        return [list(encoding.ids) for encoding in encodings]
 
     def label(self, task: str, lang: Lang, texts: Sequence[Sequence[int]]) -> list[LabelScores]:
         return score_labels(self._model, self._heads[task, lang], texts)
@@ -131,19 +141,24 @@ class HfEngine:
 
     def _label_head(self, task: LabelTask, lang: Lang) -> LabelHead:
         prompt = task.prompt[lang]
-        tokens = tokenize_prompt(self._tokenizer, label_turns(prompt), prompt.user)
-        words = tuple(
-            tuple(self._tokenizer.encode(prompt.words[label], add_special_tokens=False))
-            for label in task.labels
-        )
+        tokens = self._prompt_tokens(label_turns(prompt), prompt.user)
+        with self._tokenizing:
+            words = tuple(
+                tuple(self._tokenizer.encode(prompt.words[label], add_special_tokens=False))
+                for label in task.labels
+            )
         return LabelHead(
             labels=task.labels,
             words=words,
             bias=torch.tensor([prompt.bias.get(label, 0.0) for label in task.labels]),
-            rows=output_rows(self._model, [word[0] for word in words]),
+            rows=self._output_matrix[[word[0] for word in words]].float().to(self._model.device),
             prefix=compute_prefix(self._model, tokens.prefix),
             suffix=tokens.suffix,
         )
+
+    def _prompt_tokens(self, turns: list[Turn], user: str) -> PromptTokens:
+        with self._tokenizing:
+            return tokenize_prompt(self._tokenizer, turns, user)
 
     def _generate_task(self, name: str) -> GenerateTask:
         task = self._tasks[name] if self._tasks else None
@@ -163,7 +178,7 @@ def load_engine(
     chosen = choose_precision(precision, target)
     cores = threads or usable_cores()
     torch.set_num_threads(cores)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -181,19 +196,26 @@ def load_engine(
         ) from error
     cast("torch.nn.Module", model).to(target).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if can_pack(target, chosen):
-        pack(model)
+    matrix = output_matrix(model, path)
+    if target.type == "cpu":
+        _fit_to_cpu(model, tokenizer, path, chosen)
     ref = ModelRef(id=model_id, revision=revision, precision=chosen)
     info = ModelInfo(ref, device=str(target), threads=cores, parameters=parameters, licence=licence)
-    return HfEngine(model, tokenizer, info)
+    return HfEngine(model, tokenizer, info, matrix)
 
 
-def _plain_text_tokenizer(tokenizer: Any) -> Tokenizer:
-    """A copy of the tokenizer for which ``<|im_end|>`` and its like in a text are only characters, so that
-    a message cannot close its own turn."""
-    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    plain.encode_special_tokens = True
-    return plain
+def _fit_to_cpu(model: PreTrainedModel, tokenizer: Any, path: Path, precision: str) -> None:
+    """Lay the weights out for the CPU's kernels, in place."""
+    packs = can_pack(precision)
+    if precision == "int8":
+        quantize(model, calibrate(model, tokenizer))
+    elif packs:
+        fuse(model)
+    if precision == "int8" or packs:
+        model.set_output_embeddings(Int8Output(model.get_output_embeddings()))
+    if packs:
+        pack(model)
+    map_embedding(model, path)
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

@@ -9,7 +9,8 @@ import torch
 
 from moodq_config.errors import ConfigError
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+#: What the weights are loaded as; int8 is made of bf16.
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "int8": torch.bfloat16}
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -27,6 +28,8 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
     On a CPU without avx512_bf16 or AMX, bf16 is emulated and slower than fp32.
     """
+    if wanted == "int8" and (device.type != "cpu" or not torch.backends.mkldnn.is_available()):
+        raise ConfigError("MOODQ_PRECISION: int8 is for CPUs, on a torch built with oneDNN; use auto here")
     if wanted != "auto":
         return wanted
     if device.type == "cuda":

@@ -15,8 +15,9 @@ import torch
 from transformers import PreTrainedModel
 
 from moodq_config.contracts import LabelScores
-from moodq_worker.engine_hf.kv_cache import Prefix
+from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix
 from moodq_worker.engine_hf.packed import output_logits
+from moodq_worker.engine_hf.prefill import forward, last_hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,12 @@ def score_labels(
     if branches:
         ids[:, width:] = torch.tensor(branches)
     ends = torch.tensor(lengths) - 1
-    hidden = _forward(model, head, ids.to(model.device), ends, width)
-    rows = torch.arange(len(texts))
-    at_end = hidden[rows, ends.to(hidden.device)]
+    cache = PrefillCache(head.prefix, ids.shape[1], keep=False)
+    if branches:
+        hidden = _branched(model, head, cache, ids, ends)
+        at_end = hidden[torch.arange(len(texts)), ends.to(hidden.device)]
+    else:
+        at_end = last_hidden(model, cache, head.prefix.tokens, ids, ends)
     if branches:
         logprobs = _whole_words(model, head, at_end, hidden[:, width:])
     else:
@@ -62,28 +66,19 @@ def score_labels(
     return [_scores(head.labels, row) for row in probabilities.tolist()]
 
 
-def _forward(
-    model: PreTrainedModel, head: LabelHead, ids: torch.Tensor, ends: torch.Tensor, width: int
+def _branched(
+    model: PreTrainedModel, head: LabelHead, cache: PrefillCache, ids: torch.Tensor, ends: torch.Tensor
 ) -> torch.Tensor:
-    """Hidden states ``[rows, columns, hidden]`` of the new tokens."""
-    cache = head.prefix.expanded(ids.shape[0])
-    if ids.shape[1] == width:
-        output = model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    else:
-        mask, positions = _branch_layout(head, ends + 1, width)
-        output = model.base_model(
-            input_ids=ids,
-            past_key_values=cache,
-            use_cache=True,
-            attention_mask=mask.to(ids.device),
-            position_ids=positions.to(ids.device),
-        )
-    hidden: torch.Tensor = output.last_hidden_state
-    return hidden
+    """Hidden states ``[rows, columns, hidden]`` of texts and branches."""
+    width = ids.shape[1] - len(head.branch_tokens)
+    seen, positions = _branch_layout(head, ends + 1, width, cache.columns)
+    return forward(model, ids, cache, seen, positions)
 
 
-def _branch_layout(head: LabelHead, lengths: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The attention mask ``[rows, 1, queries, keys]`` (True: seen) and positions ``[rows, queries]`` of a
+def _branch_layout(
+    head: LabelHead, lengths: torch.Tensor, width: int, key_columns: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The attention mask ``[rows, queries, keys]`` (True: seen) and positions ``[rows, queries]`` of a
     batch whose rows end in the label words' branches."""
     past, rows, branch_len = head.prefix.tokens, len(lengths), len(head.branch_tokens)
     columns = torch.arange(width + branch_len)
@@ -102,9 +97,10 @@ def _branch_layout(head: LabelHead, lengths: torch.Tensor, width: int) -> tuple[
     padding = (columns[None] >= lengths[:, None]) & (columns[None] < width)
     mask[:, width:, :] &= ~padding[:, None, :]
     seen_prefix = torch.ones(rows, width + branch_len, past, dtype=torch.bool)
+    unused = torch.zeros(rows, width + branch_len, key_columns - past - mask.shape[-1], dtype=torch.bool)
     positions = past + columns.expand(rows, -1).clone()
     positions[:, width:] = past + lengths[:, None] + offsets[None]
-    return torch.cat([seen_prefix, mask], dim=-1)[:, None], positions
+    return torch.cat([seen_prefix, mask, unused], dim=-1), positions
 
 
 def _whole_words(

@@ -1,4 +1,4 @@
-"""bf16 on a CPU with the weights laid out once for the matrix unit, and the MLP's activation fused in.
+"""bf16 on a CPU with the weights laid out once for the matrix unit, and what follows a product fused in.
 
 ``nn.Linear`` hands oneDNN a plain matrix, which it rearranges at every call. Packing it once is what
 ``torch.compile`` does when it freezes a model; doing only that needs no compiler and no warm-up. The fused
@@ -7,21 +7,25 @@ operators are the ones inductor emits (``torch._inductor.fx_passes.mkldnn_fusion
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.activations import SiLUActivation
+
+from moodq_worker.engine_hf.fused_layers import (
+    FusedDecoderLayer,
+    Parts,
+    RMSNorm,
+    joined,
+    layers_to_fuse,
+    put_layers,
+)
 
 
-def can_pack(device: torch.device, precision: str) -> bool:
-    """Whether this torch has oneDNN's packed bf16 linear for this device."""
+def can_pack(precision: str) -> bool:
+    """Whether this torch has oneDNN's packed linear of this precision for this CPU."""
     return (
-        device.type == "cpu"
-        and precision == "bf16"
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        precision == "bf16"
+        and torch.backends.mkldnn.is_available()
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     )
 
@@ -33,22 +37,25 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.data)
-        self._bias = linear.bias.data if linear.bias is not None else None
+        self._bias = linear.bias.data.clone() if linear.bias is not None else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.activated(x, "none")
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return result
 
-    def activated(self, x: torch.Tensor, activation: str) -> torch.Tensor:
-        """``activation(x W^T + b)`` with oneDNN's name for the activation."""
+    def silu(self, x: torch.Tensor) -> torch.Tensor:
+        """``silu(x W^T + b)``."""
         result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._weight, self._bias, activation, [], ""
+            x, self._weight, self._bias, "swish", [], ""
         )
         return result
 
-    def weight_rows(self) -> torch.Tensor:
-        """The weight as a plain matrix ``[out, in]``: a copy, for the rare look at single rows."""
-        rows: torch.Tensor = self._weight.to_dense()
-        return rows
+    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """``(x W^T + b) + residual``."""
+        result: torch.Tensor = torch.ops.mkldnn._linear_pointwise.binary(
+            x, residual, self._weight, self._bias, "add"
+        )
+        return result
 
     def times(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """``(x W^T + b) * factor``, element by element."""
@@ -58,19 +65,29 @@ class PackedLinear(nn.Module):
         return result
 
 
-class PackedGatedMLP(nn.Module):
-    """``down(silu(gate(x)) * up(x))``, the MLP of the Llama and Qwen families, in three kernels."""
-
-    def __init__(self, gate: Any, up: Any, down: Any) -> None:
-        super().__init__()
-        self.gate_proj = PackedLinear(gate)
-        self.up_proj = PackedLinear(up)
-        self.down_proj = PackedLinear(down)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gated = self.gate_proj.activated(x, "swish")
-        result: torch.Tensor = self.down_proj(self.up_proj.times(x, gated))
-        return result
+def fuse(model: PreTrainedModel) -> bool:
+    """Replace the decoder layers of ``model`` in place by fused ones over packed weights; False, and nothing
+    changed, for families the fused layer does not know."""
+    layers = layers_to_fuse(model)
+    if layers is None:
+        return False
+    fused = []
+    for index, layer in enumerate(layers):
+        attention, mlp = layer.self_attn, layer.mlp
+        parts = Parts(
+            qkv=PackedLinear(joined(attention.q_proj, attention.k_proj, attention.v_proj)),
+            o=PackedLinear(attention.o_proj),
+            gate=PackedLinear(mlp.gate_proj),
+            up=PackedLinear(mlp.up_proj),
+            down=PackedLinear(mlp.down_proj),
+            input_norm=RMSNorm(layer.input_layernorm),
+            mlp_norm=RMSNorm(layer.post_attention_layernorm),
+            enter=lambda x: x,
+        )
+        fused.append(FusedDecoderLayer(layer, parts, last=index == len(layers) - 1))
+        layer.self_attn = layer.mlp = None  # the plain weights are freed layer by layer
+    put_layers(model, fused)
+    return True
 
 
 def pack(model: PreTrainedModel) -> int:
@@ -78,35 +95,18 @@ def pack(model: PreTrainedModel) -> int:
     return _pack_children(model)
 
 
-def output_rows(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
-    """The rows of the output matrix that score ``tokens``, as float32 ``[tokens, hidden]``."""
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    weight = head.weight_rows() if isinstance(head, PackedLinear) else head.weight
-    rows: torch.Tensor = weight[torch.tensor(tokens, device=weight.device)].float()
-    return rows
-
-
 def output_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """Logits over the whole vocabulary, float32."""
-    logits: torch.Tensor = model.get_output_embeddings()(hidden)  # type: ignore[no-untyped-call]
+    logits: torch.Tensor = model.get_output_embeddings()(hidden)
     return logits.float()
 
 
 def _pack_children(parent: nn.Module) -> int:
     packed = 0
     for name, child in list(parent.named_children()):
-        if _is_gated_mlp(child):
-            setattr(parent, name, PackedGatedMLP(child.gate_proj, child.up_proj, child.down_proj))
-            packed += 3
-        elif type(child) is nn.Linear:
+        if type(child) is nn.Linear:
             setattr(parent, name, PackedLinear(child))
             packed += 1
         else:
             packed += _pack_children(child)
     return packed
-
-
-def _is_gated_mlp(module: Any) -> bool:
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    silu = isinstance(getattr(module, "act_fn", None), nn.SiLU | SiLUActivation)
-    return silu and all(type(part) is nn.Linear for part in parts)

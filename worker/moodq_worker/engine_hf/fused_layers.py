@@ -1,0 +1,229 @@
+"""Decoder layers of the Llama and Qwen2 families with fewer, larger kernels, for packed weights on a CPU.
+
+At the batch sizes of a label (hundreds of tokens) a third of Transformers' time goes into small operators
+between the matrix products. A fused layer does the same arithmetic with the query, key and value projections
+in one product, activation and residual inside the projections' kernels, the rotary embedding applied to
+queries and keys at once, and grouped query heads attended as extra query rows instead of copied keys.
+
+The tokens of all rows lie one after another, padded to one of few counts (``padded``): oneDNN compiles its
+kernels for a number of tokens when it first meets it, which takes milliseconds each, so few numbers must do.
+In the last layer only the tokens named in ``keep`` are computed after the attention: a label needs one hidden
+state per text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import Cache, PreTrainedModel
+from transformers.activations import SiLUActivation
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+
+class Projection(Protocol):
+    """A linear layer with what follows it in the same kernel."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def silu(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def times(self, x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """May write into ``factor``."""
+        ...
+
+    def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """May write into ``residual``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a fused layer is made of. ``enter`` brings an activation into the form the projections take; the
+    norms give that form already."""
+
+    qkv: Projection
+    o: Projection
+    gate: Projection
+    up: Projection
+    down: Projection
+    input_norm: Callable[[torch.Tensor], torch.Tensor]
+    mlp_norm: Callable[[torch.Tensor], torch.Tensor]
+    enter: Callable[[torch.Tensor], torch.Tensor]
+
+
+class FusedDecoderLayer(nn.Module):
+    """Stands in for one decoder layer; takes the arguments Transformers' model passes to its layers.
+
+    ``attention_mask`` must be additive, ``[rows or 1, 1, groups * queries, keys]`` as ``grouped_mask`` makes,
+    or None for plain causal attention without a past.
+    """
+
+    def __init__(self, layer: Any, parts: Parts, *, last: bool) -> None:
+        super().__init__()
+        attention = layer.self_attn
+        self.layer_idx: int = attention.layer_idx
+        self.groups: int = attention.num_key_value_groups
+        self._last = last
+        self._head_dim: int = attention.head_dim
+        self._scaling: float = attention.scaling
+        self._kv_heads = attention.k_proj.out_features // self._head_dim
+        self._q_heads = attention.q_proj.out_features // self._head_dim
+        self.parts = parts
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        layout: tuple[int, int] | None = None,
+        keep: torch.Tensor | None = None,
+        **unused: Any,
+    ) -> torch.Tensor:
+        """``hidden_states`` is ``[1, tokens, hidden]``: ``layout`` rows of so many queries one after another,
+        then padding; without a layout, one row. ``keep`` names the tokens to go on with after the last
+        attention."""
+        parts = self.parts
+        rows, queries = layout or (1, hidden_states.shape[1])
+        heads = self._attend(
+            hidden_states, rows, queries, position_embeddings, attention_mask, past_key_values
+        )
+        if self._last and keep is not None:
+            heads, hidden_states = heads[:, keep], hidden_states[:, keep]
+        hidden_states = parts.o.plus(parts.enter(heads), hidden_states)
+        x = parts.mlp_norm(hidden_states)
+        return parts.down.plus(parts.enter(parts.up.times(x, parts.gate.silu(x))), hidden_states)
+
+    def _attend(
+        self,
+        hidden_states: torch.Tensor,
+        rows: int,
+        queries: int,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None,
+        past: Cache | None,
+    ) -> torch.Tensor:
+        tokens = rows * queries
+        heads = self.parts.qkv(self.parts.input_norm(hidden_states))[0, :tokens]
+        heads = heads.view(rows, queries, self._q_heads + 2 * self._kv_heads, self._head_dim)
+        rotated = _rotate(heads[:, :, : self._q_heads + self._kv_heads], *position_embeddings)
+        query = rotated[:, :, : self._q_heads].transpose(1, 2)
+        key = rotated[:, :, self._q_heads :].transpose(1, 2)
+        value = heads[:, :, self._q_heads + self._kv_heads :].transpose(1, 2)
+        if past is not None:
+            key, value = past.update(key, value, self.layer_idx)
+        if mask is None:
+            out = scaled_dot_product_attention(
+                query, key, value, is_causal=queries > 1, scale=self._scaling, enable_gqa=self.groups > 1
+            )
+        else:
+            grouped = query.reshape(rows, self._kv_heads, self.groups * queries, self._head_dim)
+            out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=self._scaling)
+            out = out.view(rows, self._q_heads, queries, self._head_dim)
+        flat = out.new_empty(1, hidden_states.shape[1], self._q_heads * self._head_dim)
+        flat[0, :tokens].view(rows, queries, self._q_heads, self._head_dim).copy_(out.transpose(1, 2))
+        flat[0, tokens:] = 0
+        return flat
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm; the sum of squares in float32, the scaling in the model's precision."""
+
+    def __init__(self, norm: Any, weight: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self._weight: torch.Tensor = (norm.weight.data.clone() if weight is None else weight).to(
+            norm.weight.dtype
+        )
+        self._eps: float = norm.variance_epsilon
+        self._root: float = norm.weight.shape[0] ** 0.5
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32) / self._root
+        return x * torch.rsqrt(length * length + self._eps).to(x.dtype) * self._weight
+
+
+def padded(tokens: int) -> int:
+    """The count of tokens that ``tokens`` are padded to."""
+    if tokens <= 16:
+        return 1 << (tokens - 1).bit_length()
+    step = 16 if tokens <= 128 else 32 if tokens <= 512 else 64
+    return -(-tokens // step) * step
+
+
+def layers_to_fuse(model: PreTrainedModel) -> list[Any] | None:
+    """The decoder layers, where all of them are of a kind that ``FusedDecoderLayer`` knows."""
+    layers: Any = getattr(model.base_model, "layers", None)
+    if layers is None or not all(_can_fuse(layer) for layer in layers):
+        return None
+    return list(layers)
+
+
+def put_layers(model: PreTrainedModel, layers: list[FusedDecoderLayer]) -> None:
+    cast("Any", model.base_model).layers = nn.ModuleList(layers)
+
+
+def fused_layer(model: PreTrainedModel) -> FusedDecoderLayer | None:
+    """The first layer of a fused model; None when it is not fused."""
+    layers: Any = getattr(model.base_model, "layers", None)
+    return layers[0] if layers and isinstance(layers[0], FusedDecoderLayer) else None
+
+
+def grouped_mask(model: PreTrainedModel, seen: torch.Tensor) -> Any:
+    """The attention mask of a forward pass from ``seen``, ``[rows or 1, queries, keys]``, True where a query
+    sees a key: for fused layers additive and repeated per query group, else as Transformers takes it."""
+    layer = fused_layer(model)
+    if layer is None:
+        return seen[:, None]
+    additive = torch.zeros(seen.shape, dtype=model.dtype, device=seen.device)
+    additive.masked_fill_(~seen, torch.finfo(model.dtype).min)
+    repeated = additive[:, None].repeat(1, 1, layer.groups, 1)
+    return dict.fromkeys(set(model.config.layer_types), repeated)
+
+
+def joined(*linears: Any) -> nn.Linear:
+    """One linear layer whose output is that of ``linears`` side by side."""
+    first = linears[0]
+    out = sum(linear.out_features for linear in linears)
+    whole = nn.Linear(
+        first.in_features, out, bias=first.bias is not None, dtype=first.weight.dtype, device="meta"
+    )
+    whole.weight = nn.Parameter(torch.cat([linear.weight.data for linear in linears]), requires_grad=False)
+    if first.bias is not None:
+        whole.bias = nn.Parameter(torch.cat([linear.bias.data for linear in linears]), requires_grad=False)
+    return whole
+
+
+def _can_fuse(layer: Any) -> bool:
+    attention, mlp = getattr(layer, "self_attn", None), getattr(layer, "mlp", None)
+    if attention is None or mlp is None:
+        return False
+    linears = [getattr(attention, name, None) for name in PROJECTIONS]
+    linears += [getattr(mlp, name, None) for name in MLP_PROJECTIONS]
+    names = {name for name, _ in attention.named_children()}
+    return (
+        all(type(linear) is nn.Linear for linear in linears)
+        # Families that norm their heads or slide their window stay as they are.
+        and names <= set(PROJECTIONS)
+        and getattr(attention, "sliding_window", None) is None
+        and isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)
+        and {name for name, _ in layer.named_children()}
+        == {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+    )
+
+
+def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of ``[rows, queries, heads, head_dim]`` (Su et al. 2021, in the half-split layout)."""
+    half = heads.shape[-1] // 2
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    rotated = heads * cos
+    rotated[..., :half].addcmul_(heads[..., half:], sin[..., :half], value=-1)
+    rotated[..., half:].addcmul_(heads[..., :half], sin[..., half:])
+    return rotated
