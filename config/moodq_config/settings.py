@@ -86,7 +86,12 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         30.0, ge=0.0, le=600.0, description="seconds SIGTERM gives the work in hand"
     )
-    batch_tokens: int = Field(512, ge=64, le=65_536, description="new tokens of one label batch at most")
+    batch_tokens: int | None = Field(
+        None,
+        ge=64,
+        le=65_536,
+        description="new tokens of one label batch at most; unset: measured at start-up",
+    )
     hang_timeout_s: float = Field(
         300.0,
         ge=5.0,
@@ -100,6 +105,12 @@ class Settings(BaseSettings):
         description="how long an idle worker waits for company before it runs a part-filled batch",
     )
     max_replies: int = Field(32, ge=1, le=256, description="texts generated together at most")
+    kv_tokens: int = Field(
+        16_384,
+        ge=1_024,
+        le=16_777_216,
+        description="KV cache of running replies at most: rows times the longest, in tokens",
+    )
 
     # engine
     engine: Literal["hf", "fake"] = Field(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,11 +47,13 @@ class LabelPrompt(_Frozen):
     """``words`` maps each label to what the model would say for it in this language.
 
     ``bias`` is added to a label's log-probability before they are normalised: it corrects a model that
-    leans to one side. ``user`` must hold ``{text}`` once.
+    leans to one side. ``user`` must hold ``{text}`` once. ``ask`` is what the answer of a ``text_first`` task
+    begins with, before the word: short, for it is computed for every text.
     """
 
     system: NonEmpty
     user: NonEmpty = "{text}"
+    ask: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
     words: dict[Label, NonEmpty]
     bias: dict[Label, FiniteFloat] = Field(default_factory=dict)
     examples: tuple[LabelExample, ...] = ()
@@ -72,11 +74,17 @@ class GeneratePrompt(_Frozen):
 
 
 class LabelTask(_Frozen):
-    """Choose among ``labels``: one forward pass, no generation, nothing but a label can come out."""
+    """Choose among ``labels``: one forward pass, no generation, nothing but a label can come out.
+
+    ``layout`` says where the instruction stands. ``instruction_first``: before the text, in a prompt of the
+    task's own; labels are best so. ``text_first``: all tasks of this layout share one prompt that names them
+    all, and ask after the text with ``ask``; a text with several of them is computed once.
+    """
 
     name: TaskName
     kind: Literal["label"]
     description: str = ""
+    layout: Literal["instruction_first", "text_first"] = "instruction_first"
     labels: tuple[Label, ...] = Field(min_length=2, max_length=64)
     prompt: dict[Lang, LabelPrompt]
 
@@ -87,6 +95,10 @@ class LabelTask(_Frozen):
                 raise ValueError(f"prompt.{lang} is missing; every task speaks zh and en")
             prompt = self.prompt[lang]
             _one_placeholder(f"prompt.{lang}.user", prompt.user)
+            if (self.layout == "text_first") != (prompt.ask is not None):
+                raise ValueError(f'prompt.{lang}.ask goes with layout = "text_first", and that needs it')
+            if self.layout == "text_first" and prompt.user != "{text}":
+                raise ValueError(f"prompt.{lang}.user: text_first tasks share a prompt; leave it out")
             if set(prompt.words) != set(self.labels):
                 raise ValueError(f"prompt.{lang}.words must have exactly the labels {list(self.labels)}")
             if len(set(prompt.words.values())) != len(prompt.words):
@@ -161,6 +173,15 @@ class TaskSet(Mapping[str, Task]):
 
     def generates(self) -> list[GenerateTask]:
         return [task for task in self._tasks.values() if isinstance(task, GenerateTask)]
+
+    def computed_with(self, name: str, others: Sequence[str]) -> tuple[str, ...]:
+        """Label task ``name`` and those of ``others`` that one pass over a text answers with it."""
+        if self.label_task(name).layout != "text_first":
+            return (name,)
+        return (
+            name,
+            *(other for other in others if other != name and self.label_task(other).layout == "text_first"),
+        )
 
     def label_task(self, name: str) -> LabelTask:
         task = self._tasks[name]

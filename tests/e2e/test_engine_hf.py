@@ -12,7 +12,7 @@ from moodq_worker.engine import Generation
 from moodq_worker.engine_hf.engine import HfEngine, load_engine
 from moodq_worker.engine_hf.fused_layers import fused_layer
 from moodq_worker.engine_hf.packed import can_pack
-from moodq_worker.engine_hf.prompts import generate_turns, label_turns
+from moodq_worker.engine_hf.prompts import generate_turns, label_turns, text_first_turns
 from moodq_worker.model_store import ModelFiles
 
 pytestmark = pytest.mark.real_model
@@ -24,6 +24,24 @@ MESSAGES = [
     "Thanks so much, great service!",
     "手机屏幕碎了，客服态度还很差，我已经打了三次电话，每次都说会回电，结果没有一次做到。",
 ]
+TEXT_FIRST = {
+    "mood": {
+        "zh": {"system": "答“正面”或“负面”。", "ask": "情感：", "words": {"a": "正面", "b": "负面"}},
+        "en": {
+            "system": "positive or negative.",
+            "ask": "Mood:",
+            "words": {"a": " positive", "b": " negative"},
+        },
+    },
+    "urgency": {
+        "zh": {"system": "答“马上处理”或“不急”。", "ask": "紧急：", "words": {"a": "马上处理", "b": "不急"}},
+        "en": {
+            "system": "at once or it can wait.",
+            "ask": "Urgent:",
+            "words": {"a": " at once", "b": " it can wait"},
+        },
+    },
+}
 REFUSALS = ("无法协助", "不能协助", "抱歉，我无法", "I can't assist", "I cannot assist", "As an AI")
 
 
@@ -71,8 +89,11 @@ def _chat(engine: HfEngine, turns: Any, text: str) -> list[int]:
 
 def _plain_probabilities(engine: HfEngine, task: LabelTask, lang: Lang, text: str) -> dict[str, float]:
     """Every label word scored by a whole forward pass of its own: no cache, no padding, no batch."""
+    return _word_probabilities(engine, task, lang, _chat(engine, label_turns(task.prompt[lang]), text))
+
+
+def _word_probabilities(engine: HfEngine, task: LabelTask, lang: Lang, ids: list[int]) -> dict[str, float]:
     prompt = task.prompt[lang]
-    ids = _chat(engine, label_turns(prompt), text)
     totals = []
     for label in task.labels:
         word = engine._tokenizer.encode(prompt.words[label], add_special_tokens=False)
@@ -92,12 +113,46 @@ def _plain_probabilities(engine: HfEngine, task: LabelTask, lang: Lang, text: st
 def test_batched_cached_labels_equal_a_plain_forward_pass(engine: HfEngine, name: str, lang: Lang) -> None:
     assert engine._tasks is not None
     task = engine._tasks.label_task(name)
-    batch = engine.label(name, lang, engine.encode(MESSAGES))
+    batch = [scores for [scores] in engine.label([name], lang, engine.encode(MESSAGES))]
     for text, scores in zip(MESSAGES, batch, strict=True):
         expected = _plain_probabilities(engine, task, lang, text)
         assert scores.scores == pytest.approx(expected, abs=2e-3)
         assert sum(scores.scores.values()) == pytest.approx(1.0, abs=1e-5)
         assert scores.label == max(expected, key=expected.__getitem__)
+
+
+@pytest.mark.parametrize("lang", ["zh", "en"])
+def test_tasks_asked_after_the_text_equal_plain_passes_of_each(engine: HfEngine, lang: Lang) -> None:
+    """Urgency has a label word of several tokens, mood words of one."""
+    before = engine._tasks
+    assert before is not None
+    tasks = TaskSet(
+        {
+            name: LabelTask.model_validate(
+                {
+                    "name": name,
+                    "kind": "label",
+                    "layout": "text_first",
+                    "labels": ["a", "b"],
+                    "prompt": prompt,
+                }
+            )
+            for name, prompt in TEXT_FIRST.items()
+        }
+    )
+    engine.use_tasks(tasks)
+    try:
+        names = list(tasks)
+        together = engine.label(names, lang, engine.encode(MESSAGES))
+        turns = text_first_turns(tasks.labels(), lang)
+        for text, found in zip(MESSAGES, together, strict=True):
+            ids = _chat(engine, turns, text)
+            for task, scores in zip(tasks.labels(), found, strict=True):
+                asked = engine._tokenizer.encode(task.prompt[lang].ask, add_special_tokens=False)
+                expected = _word_probabilities(engine, task, lang, [*ids, *asked])
+                assert scores.scores == pytest.approx(expected, abs=2e-3)
+    finally:
+        engine.use_tasks(before)
 
 
 def test_replies_that_join_and_leave_equal_plain_greedy_generation(engine: HfEngine) -> None:
@@ -164,8 +219,9 @@ def test_other_precisions_stay_near_a_plain_forward_pass(
     for name in ("sentiment", "long_words"):
         task = other._tasks.label_task(name)
         for lang in LANGS:
-            batch = other.label(name, lang, other.encode(MESSAGES))
-            alone = [other.label(name, lang, [tokens])[0] for tokens in other.encode(MESSAGES)]
+            texts = other.encode(MESSAGES)
+            batch = [scores for [scores] in other.label([name], lang, texts)]
+            alone = [other.label([name], lang, [tokens])[0][0] for tokens in texts]
             for text, scores, single in zip(MESSAGES, batch, alone, strict=True):
                 expected = _plain_probabilities(engine, task, lang, text)
                 assert scores.scores == pytest.approx(expected, abs=tolerance)

@@ -91,7 +91,7 @@ def test_queues_are_a_comma_separated_list_in_the_environment(monkeypatch: pytes
         ("MOODQ_RESULT_TTL_S", "soon", ["'soon'", "integer"]),
         ("MOODQ_LEASE_S", "nan", ["'nan'", "at least 2.0", "at most 600.0"]),
         ("MOODQ_METRICS_PORT", "65536", ["at most 65535"]),
-        ("MOODQ_PRECISION", "int3", ["'auto', 'bf16', 'fp32' or 'fp16'"]),
+        ("MOODQ_PRECISION", "int3", ["'auto', 'bf16', 'fp32', 'fp16' or 'int8'"]),
         ("MOODQ_LOG_LEVEL", "loud", ["'DEBUG', 'INFO', 'WARNING' or 'ERROR'"]),
         ("MOODQ_QUEUES", "in:teractive", ["match pattern"]),
         ("MOODQ_QUEUES", "", ["at least 1 item"]),

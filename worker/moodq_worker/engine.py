@@ -66,8 +66,19 @@ class Engine(Protocol):
         """Token ids of each text, without special tokens. Safe to call from another thread."""
         ...
 
-    def label(self, task: str, lang: Lang, texts: Sequence[Sequence[int]]) -> list[LabelScores]:
-        """Probabilities of the task's labels for each text, in order; one forward pass over new tokens."""
+    def label(
+        self, tasks: Sequence[str], lang: Lang, texts: Sequence[Sequence[int]]
+    ) -> list[list[LabelScores]]:
+        """Probabilities of each task's labels for each text, ``[text][task]``; one forward pass over new
+        tokens. Several tasks must be of the layout ``text_first``."""
+        ...
+
+    def best_batch_tokens(self) -> int:
+        """New tokens of a label batch beyond which a larger one gains little, measured here and now."""
+        ...
+
+    def fits(self, generations: Sequence[Generation]) -> bool:
+        """Whether these may join the decode batch within the bound on KV memory. One alone always may."""
         ...
 
     def admit(self, generations: Sequence[Generation]) -> None:

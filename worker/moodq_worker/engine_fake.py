@@ -49,11 +49,19 @@ class FakeEngine:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [[ord(char) for char in text] for text in texts]
 
-    def label(self, task: str, lang: Lang, texts: Sequence[Sequence[int]]) -> list[LabelScores]:
-        labels = self._known().label_task(task).labels
+    def label(
+        self, tasks: Sequence[str], lang: Lang, texts: Sequence[Sequence[int]]
+    ) -> list[list[LabelScores]]:
+        labels = [self._known().label_task(task).labels for task in tasks]
         decoded = ["".join(map(chr, tokens)) for tokens in texts]
         self._spend(decoded)
-        return [self._scores(text, labels) for text in decoded]
+        return [[self._scores(text, choice) for choice in labels] for text in decoded]
+
+    def best_batch_tokens(self) -> int:
+        return 512
+
+    def fits(self, generations: Sequence[Generation]) -> bool:
+        return True
 
     def admit(self, generations: Sequence[Generation]) -> None:
         for generation in generations:

@@ -88,6 +88,12 @@ class Metrics:
         self.labels = counter("labels", "Labels given", ("task", "label"))
         self._model = Info("moodq_model", "The loaded model", registry=self.registry)
 
+    def count_prefill(self, tokens: int, cached: int) -> None:
+        """``tokens`` were computed for a text, ``cached`` more came from its prompt's KV cache."""
+        self.prompt_tokens.inc(tokens)
+        self.prefix_queries.inc(cached + tokens)
+        self.prefix_hits.inc(cached)
+
     def describe_model(self, info: ModelInfo) -> None:
         self._model.info(
             {

@@ -79,7 +79,7 @@ class Worker:
             self._tasks,
             self._metrics,
             queues=settings.queues,
-            batch_tokens=settings.batch_tokens,
+            batch_tokens=settings.batch_tokens or engine.best_batch_tokens(),
             bulk_share=settings.bulk_share,
             max_replies=settings.max_replies,
             max_wait_s=settings.max_wait_ms / 1000,
@@ -200,6 +200,7 @@ def build_engine(settings: Settings) -> Engine:
         device=settings.device,
         precision=settings.precision,
         threads=settings.threads,
+        kv_tokens=settings.kv_tokens,
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from moodq_worker.engine import DecodeEvent
-from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix, SlotCache
+from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix, SlotCache, whole_columns
 from moodq_worker.engine_hf.packed import output_logits
 from moodq_worker.engine_hf.prefill import forward, last_hidden
 
@@ -52,6 +52,13 @@ class DecodeBatch:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def fits(self, lengths: Sequence[int], kv_tokens: int) -> bool:
+        """Whether rows that may grow to ``lengths`` keep the cache, rows times longest, within ``kv_tokens``;
+        a single row in an empty batch does."""
+        rows = len(self._rows) + len(lengths)
+        longest = max([*lengths, *(row.length + row.max_new_tokens - len(row.made) for row in self._rows)])
+        return rows == 1 or rows * whole_columns(longest) <= kv_tokens
 
     @torch.inference_mode()
     def join(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -34,9 +35,14 @@ from moodq_worker.engine_hf.prompts import (
     generate_turns,
     label_turns,
     steering_labels,
+    text_first_turns,
     tokenize_prompt,
 )
 
+#: Batches tried for ``best_batch_tokens``, the length of their rows, and what makes a doubled one worth it.
+BATCH_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+BATCH_ROW_TOKENS = 32
+WORTH_DOUBLING = 1.1
 _WARM_UP_TEXTS: dict[Lang, str] = {"zh": "今天天气很好。", "en": "It is a fine day."}
 
 
@@ -44,10 +50,16 @@ class HfEngine:
     """See ``moodq_worker.engine.Engine`` for the contract of each method."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, info: ModelInfo, output_matrix: torch.Tensor
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        info: ModelInfo,
+        output_matrix: torch.Tensor,
+        kv_tokens: int,
     ) -> None:
         self._model = model
         self._output_matrix = output_matrix
+        self._kv_tokens = kv_tokens
         self._tokenizer = tokenizer
         self._tokenizing = threading.Lock()
         self._info = info
@@ -63,16 +75,21 @@ class HfEngine:
     def use_tasks(self, tasks: TaskSet) -> None:
         heads: dict[tuple[str, Lang], LabelHead] = {}
         replies: dict[tuple[str, Lang, str | None], tuple[Prefix, tuple[int, ...]]] = {}
-        for task in tasks.labels():
-            for lang in LANGS:
-                heads[task.name, lang] = self._label_head(task, lang)
+        for lang in LANGS:
+            together = [task for task in tasks.labels() if task.layout == "text_first"]
+            shared = self._prefix(text_first_turns(together, lang), "{text}") if together else None
+            for task in tasks.labels():
+                prompt = task.prompt[lang]
+                own = shared if task in together else self._prefix(label_turns(prompt), prompt.user)
+                assert own is not None  # noqa: S101 - together holds the task
+                heads[task.name, lang] = self._label_head(task, lang, *own)
         for generate in tasks.generates():
             for lang in LANGS:
-                prompt = generate.prompt[lang]
-                for label in steering_labels(generate, prompt):
-                    tokens = self._prompt_tokens(generate_turns(prompt, label), prompt.user)
-                    prefix = compute_prefix(self._model, tokens.prefix)
-                    replies[generate.name, lang, label] = (prefix, tokens.suffix)
+                answer = generate.prompt[lang]
+                for label in steering_labels(generate, answer):
+                    replies[generate.name, lang, label] = self._prefix(
+                        generate_turns(answer, label), answer.user
+                    )
         self._tasks, self._heads, self._replies = tasks, heads, replies
 
     def warm_up(self) -> None:
@@ -81,7 +98,7 @@ class HfEngine:
         for lang, text in _WARM_UP_TEXTS.items():
             tokens = self.encode([text])[0]
             for task in self._tasks.labels():
-                for scores in self.label(task.name, lang, [tokens, tokens * 4]):
+                for [scores] in self.label([task.name], lang, [tokens, tokens * 4]):
                     if not math.isfinite(scores.probability):
                         raise ModelError(
                             f"warm-up: task {task.name} gave no finite probability; the weights or the "
@@ -104,15 +121,42 @@ class HfEngine:
             encodings = backend.encode_batch(list(texts), add_special_tokens=False)
         return [list(encoding.ids) for encoding in encodings]
 
-    def label(self, task: str, lang: Lang, texts: Sequence[Sequence[int]]) -> list[LabelScores]:
-        return score_labels(self._model, self._heads[task, lang], texts)
+    def label(
+        self, tasks: Sequence[str], lang: Lang, texts: Sequence[Sequence[int]]
+    ) -> list[list[LabelScores]]:
+        return score_labels(self._model, [self._heads[task, lang] for task in tasks], texts)
+
+    def best_batch_tokens(self) -> int:
+        """Doubles a batch of short rows while that gains more than a tenth in tokens a second."""
+        head = next(iter(self._heads.values()), None)
+        if head is None:
+            return BATCH_TOKENS[0]
+        row = (self.encode([_WARM_UP_TEXTS["zh"]])[0] * BATCH_ROW_TOKENS)[
+            : BATCH_ROW_TOKENS - len(head.suffix)
+        ]
+        best, speed = BATCH_TOKENS[0], 0.0
+        for budget in BATCH_TOKENS:
+            began = time.perf_counter()
+            score_labels(self._model, [head], [row] * (budget // BATCH_ROW_TOKENS))
+            reached = budget / (time.perf_counter() - began)
+            if reached < speed * WORTH_DOUBLING:
+                break
+            best, speed = budget, reached
+        return best
+
+    def fits(self, generations: Sequence[Generation]) -> bool:
+        lengths = []
+        for generation in generations:
+            prefix, suffix = self._reply_prompt(generation)
+            limit = self._generate_task(generation.task).max_new_tokens
+            lengths.append(prefix.tokens + len(generation.tokens) + len(suffix) + limit)
+        return self._decode.fits(lengths, self._kv_tokens)
 
     def admit(self, generations: Sequence[Generation]) -> None:
         prompts, rows = [], []
         for generation in generations:
             task = self._generate_task(generation.task)
-            label = generation.label if task.prompt[generation.lang].steer else None
-            prefix, suffix = self._replies[generation.task, generation.lang, label]
+            prefix, suffix = self._reply_prompt(generation)
             prompts.append(Prompt(prefix, (*generation.tokens, *suffix)))
             rows.append(Row(generation.key, task.max_new_tokens, task.repetition_penalty))
         self._decode.join(prompts, rows)
@@ -139,26 +183,35 @@ class HfEngine:
             prefix.tokens for key, (prefix, _) in self._replies.items() if key[0] == task and key[1] == lang
         )
 
-    def _label_head(self, task: LabelTask, lang: Lang) -> LabelHead:
+    def _label_head(self, task: LabelTask, lang: Lang, prefix: Prefix, suffix: tuple[int, ...]) -> LabelHead:
         prompt = task.prompt[lang]
-        tokens = self._prompt_tokens(label_turns(prompt), prompt.user)
-        with self._tokenizing:
-            words = tuple(
-                tuple(self._tokenizer.encode(prompt.words[label], add_special_tokens=False))
-                for label in task.labels
-            )
+        words = tuple(self._plain_tokens(prompt.words[label]) for label in task.labels)
+        rows = self._output_matrix[[word[0] for word in words]].float()
         return LabelHead(
             labels=task.labels,
             words=words,
             bias=torch.tensor([prompt.bias.get(label, 0.0) for label in task.labels]),
-            rows=self._output_matrix[[word[0] for word in words]].float().to(self._model.device),
-            prefix=compute_prefix(self._model, tokens.prefix),
-            suffix=tokens.suffix,
+            rows=rows.to(self._model.device),
+            prefix=prefix,
+            suffix=suffix,
+            ask=self._plain_tokens(prompt.ask or ""),
         )
+
+    def _prefix(self, turns: list[Turn], user: str) -> tuple[Prefix, tuple[int, ...]]:
+        tokens = self._prompt_tokens(turns, user)
+        return compute_prefix(self._model, tokens.prefix), tokens.suffix
+
+    def _plain_tokens(self, text: str) -> tuple[int, ...]:
+        with self._tokenizing:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _prompt_tokens(self, turns: list[Turn], user: str) -> PromptTokens:
         with self._tokenizing:
             return tokenize_prompt(self._tokenizer, turns, user)
+
+    def _reply_prompt(self, generation: Generation) -> tuple[Prefix, tuple[int, ...]]:
+        steers = self._generate_task(generation.task).prompt[generation.lang].steer
+        return self._replies[generation.task, generation.lang, generation.label if steers else None]
 
     def _generate_task(self, name: str) -> GenerateTask:
         task = self._tasks[name] if self._tasks else None
@@ -168,9 +221,19 @@ class HfEngine:
 
 
 def load_engine(
-    path: Path, *, model_id: str, revision: str, licence: str, device: str, precision: str, threads: int
+    path: Path,
+    *,
+    model_id: str,
+    revision: str,
+    licence: str,
+    device: str,
+    precision: str,
+    threads: int,
+    kv_tokens: int = 16_384,
 ) -> HfEngine:
     """Load the model in folder ``path`` (safetensors, tokenizer files).
+
+    ``kv_tokens`` bounds the KV cache of the running replies: rows times the longest.
 
     Raises ``ModelError`` (model_invalid) when Transformers cannot make a causal model of it.
     """
@@ -201,7 +264,7 @@ def load_engine(
         _fit_to_cpu(model, tokenizer, path, chosen)
     ref = ModelRef(id=model_id, revision=revision, precision=chosen)
     info = ModelInfo(ref, device=str(target), threads=cores, parameters=parameters, licence=licence)
-    return HfEngine(model, tokenizer, info, matrix)
+    return HfEngine(model, tokenizer, info, matrix, kv_tokens)
 
 
 def _fit_to_cpu(model: PreTrainedModel, tokenizer: Any, path: Path, precision: str) -> None:

@@ -1,9 +1,9 @@
-"""Label tasks: the log-probability of every label word at the position after the prompt.
+"""Label tasks: the log-probability of every label word where the model would say it.
 
-One forward pass over the text and the short suffix; the fixed prefix comes from the KV cache. Texts are
-right-padded to the longest of their batch: with causal attention nothing before the padding sees it.
-A label word of several tokens is scored whole: its tokens but the last are appended to the row as branches
-that see the text and themselves but not each other, so even then it is one pass.
+One forward pass over the text and a short suffix; the fixed prefix comes from the KV cache. A row may end in
+branches: short pieces that see the prefix, the text and themselves, but not each other. A label word of
+several tokens is scored whole on a branch, and tasks that ask after the text (``layout = "text_first"``)
+ask on branches, so that the text is computed once for all of them. Either way it is one pass.
 """
 
 from __future__ import annotations
@@ -17,109 +17,144 @@ from transformers import PreTrainedModel
 from moodq_config.contracts import LabelScores
 from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix
 from moodq_worker.engine_hf.packed import output_logits
-from moodq_worker.engine_hf.prefill import forward, last_hidden
+from moodq_worker.engine_hf.prefill import forward
+
+Branch = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelHead:
-    """A label task made ready for one language: its prefix, suffix and label words as tokens."""
+    """A label task made ready for one language. ``ask`` are the tokens its answer begins with, before the
+    label word; none when the instruction came before the text."""
 
     labels: tuple[str, ...]
-    words: tuple[tuple[int, ...], ...]
+    words: tuple[Branch, ...]
     bias: torch.Tensor  # [labels], added to the log-probabilities
     rows: torch.Tensor  # [labels, hidden] of the output matrix, for each word's first token
     prefix: Prefix
     suffix: tuple[int, ...]
+    ask: Branch = ()
 
     @property
-    def branch_tokens(self) -> tuple[int, ...]:
-        """Every word's tokens but its last, one word after another."""
-        return tuple(token for word in self.words for token in word[:-1])
+    def branches(self) -> tuple[Branch, ...]:
+        """The pieces this task needs beside the text: its question, and every word without its last token."""
+        asked = (self.ask,) if self.ask else ()
+        return asked + tuple(self.ask + word[:-1] for word in self.words if len(word) > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the parts of a row are: columns of ``ids`` after the text's own ``width``."""
+
+    branches: tuple[Branch, ...]
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, branches: tuple[Branch, ...]) -> _Layout:
+        starts, start = [], 0
+        for branch in branches:
+            starts.append(start)
+            start += len(branch)
+        return cls(branches, tuple(starts))
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(token for branch in self.branches for token in branch)
 
 
 @torch.inference_mode()
 def score_labels(
-    model: PreTrainedModel, head: LabelHead, texts: Sequence[Sequence[int]]
-) -> list[LabelScores]:
-    """Probabilities of ``head.labels`` for each of ``texts`` (token ids), in order."""
-    lengths = [len(text) + len(head.suffix) for text in texts]
-    branches = head.branch_tokens
-    width = max(lengths)
-    ids = torch.zeros(len(texts), width + len(branches), dtype=torch.long)
+    model: PreTrainedModel, heads: Sequence[LabelHead], texts: Sequence[Sequence[int]]
+) -> list[list[LabelScores]]:
+    """For each of ``texts`` (token ids) the scores of each of ``heads``, in order.
+
+    All heads must share prefix and suffix.
+    """
+    prefix, suffix = heads[0].prefix, heads[0].suffix
+    layout = _Layout.of(tuple(branch for head in heads for branch in head.branches))
+    lengths = torch.tensor([len(text) + len(suffix) for text in texts])
+    width, extra = int(lengths.max()), len(layout.tokens)
+    ids = torch.zeros(len(texts), width + extra, dtype=torch.long)
     for row, text in enumerate(texts):
-        ids[row, : lengths[row]] = torch.tensor([*text, *head.suffix])
-    if branches:
-        ids[:, width:] = torch.tensor(branches)
-    ends = torch.tensor(lengths) - 1
-    cache = PrefillCache(head.prefix, ids.shape[1], keep=False)
-    if branches:
-        hidden = _branched(model, head, cache, ids, ends)
-        at_end = hidden[torch.arange(len(texts)), ends.to(hidden.device)]
-    else:
-        at_end = last_hidden(model, cache, head.prefix.tokens, ids, ends)
-    if branches:
-        logprobs = _whole_words(model, head, at_end, hidden[:, width:])
-    else:
-        # All words are one token: the softmax's denominator is the same for all and cancels.
-        logprobs = at_end.float() @ head.rows.T
-    probabilities = torch.softmax(logprobs + head.bias.to(logprobs.device), dim=-1)
-    return [_scores(head.labels, row) for row in probabilities.tolist()]
+        ids[row, : lengths[row]] = torch.tensor([*text, *suffix])
+    ids[:, width:] = torch.tensor(layout.tokens, dtype=torch.long)
+    cache = PrefillCache(prefix, width + extra, keep=False)
+    seen, positions = _attention(layout, prefix.tokens, lengths, width, cache.columns)
+    # What is looked at: the text's end and all of the branches.
+    keep = torch.cat(
+        [lengths[:, None] - 1, torch.arange(width, width + extra).expand(len(texts), extra)], dim=1
+    )
+    hidden = forward(model, ids, cache, seen, positions, keep=keep)
+    at_end, branched = hidden[:, 0], hidden[:, 1:]
+    by_head, first = [], 0
+    for head in heads:
+        count = len(head.branches)
+        starts = layout.starts[first : first + count]
+        logprobs = _head_logprobs(model, head, starts, at_end, branched)
+        probabilities = torch.softmax(logprobs + head.bias.to(logprobs.device), dim=-1).tolist()
+        by_head.append([_scores(head.labels, row) for row in probabilities])
+        first += count
+    return [list(scores) for scores in zip(*by_head, strict=True)]
 
 
-def _branched(
-    model: PreTrainedModel, head: LabelHead, cache: PrefillCache, ids: torch.Tensor, ends: torch.Tensor
-) -> torch.Tensor:
-    """Hidden states ``[rows, columns, hidden]`` of texts and branches."""
-    width = ids.shape[1] - len(head.branch_tokens)
-    seen, positions = _branch_layout(head, ends + 1, width, cache.columns)
-    return forward(model, ids, cache, seen, positions)
-
-
-def _branch_layout(
-    head: LabelHead, lengths: torch.Tensor, width: int, key_columns: int
+def _attention(
+    layout: _Layout, past: int, lengths: torch.Tensor, width: int, key_columns: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The attention mask ``[rows, queries, keys]`` (True: seen) and positions ``[rows, queries]`` of a
-    batch whose rows end in the label words' branches."""
-    past, rows, branch_len = head.prefix.tokens, len(lengths), len(head.branch_tokens)
-    columns = torch.arange(width + branch_len)
-    own = torch.tril(torch.ones(width + branch_len, width + branch_len, dtype=torch.bool))
+    """Who sees whom, ``[rows or 1, queries, key_columns]``, and positions ``[rows or 1, queries]``."""
+    extra = len(layout.tokens)
+    columns = torch.arange(width + extra)
+    if not extra:
+        return (torch.arange(key_columns)[None] <= past + columns[:, None])[None], past + columns[None]
+    own = torch.tril(torch.ones(width + extra, width + extra, dtype=torch.bool))
     own[width:, width:] = False
-    offsets = torch.zeros(branch_len, dtype=torch.long)
-    start = 0
-    for word in head.words:
-        size = len(word) - 1
+    offsets = torch.zeros(extra, dtype=torch.long)
+    for branch, start in zip(layout.branches, layout.starts, strict=True):
+        size = len(branch)
         block = slice(width + start, width + start + size)
         own[block, block] = torch.tril(torch.ones(size, size, dtype=torch.bool))
         offsets[start : start + size] = torch.arange(size)
-        start += size
-    mask = own.expand(rows, -1, -1).clone()
+    seen = torch.zeros(len(lengths), width + extra, key_columns, dtype=torch.bool)
+    seen[:, :, :past] = True
+    seen[:, :, past : past + width + extra] = own
     # A branch sees its row's own text, not the padding between the text's end and the branches.
     padding = (columns[None] >= lengths[:, None]) & (columns[None] < width)
-    mask[:, width:, :] &= ~padding[:, None, :]
-    seen_prefix = torch.ones(rows, width + branch_len, past, dtype=torch.bool)
-    unused = torch.zeros(rows, width + branch_len, key_columns - past - mask.shape[-1], dtype=torch.bool)
-    positions = past + columns.expand(rows, -1).clone()
+    seen[:, width:, past : past + width + extra] &= ~padding[:, None, :]
+    positions = past + columns.expand(len(lengths), -1).clone()
     positions[:, width:] = past + lengths[:, None] + offsets[None]
-    return torch.cat([seen_prefix, mask, unused], dim=-1), positions
+    return seen, positions
 
 
-def _whole_words(
-    model: PreTrainedModel, head: LabelHead, at_end: torch.Tensor, branches: torch.Tensor
+def _head_logprobs(
+    model: PreTrainedModel,
+    head: LabelHead,
+    starts: Sequence[int],
+    at_end: torch.Tensor,
+    branched: torch.Tensor,
 ) -> torch.Tensor:
-    """Sum of each word's token log-probabilities, ``[rows, labels]``."""
-    first = torch.log_softmax(output_logits(model, at_end), dim=-1)
-    later = torch.log_softmax(output_logits(model, branches), dim=-1)
+    """``[rows, labels]``; ``starts`` are the columns of the head's branches in ``branched``."""
+    asked = branched[:, starts[0] + len(head.ask) - 1] if head.ask else at_end
+    if all(len(word) == 1 for word in head.words):
+        # The softmax's denominator is the same for all words and cancels.
+        return asked.float() @ head.rows.T
+    first = torch.log_softmax(output_logits(model, asked), dim=-1)
+    word_starts = iter(starts[1:] if head.ask else starts)
     columns = []
-    start = 0
     for word in head.words:
         total = first[:, word[0]]
-        for step, token in enumerate(word[1:]):
-            total = total + later[:, start + step, token]
-        start += len(word) - 1
+        if len(word) > 1:
+            begin = next(word_starts) + len(head.ask)
+            later = branched[:, begin : begin + len(word) - 1]
+            logprobs = torch.log_softmax(output_logits(model, later), dim=-1)
+            for step, token in enumerate(word[1:]):
+                total = total + logprobs[:, step, token]
         columns.append(total)
     return torch.stack(columns, dim=-1)
 
 
-def _scores(labels: tuple[str, ...], row: list[float]) -> LabelScores:
-    best = max(range(len(labels)), key=row.__getitem__)
-    return LabelScores(label=labels[best], probability=row[best], scores=dict(zip(labels, row, strict=True)))
+def _scores(labels: tuple[str, ...], probabilities: list[float]) -> LabelScores:
+    best = max(range(len(labels)), key=probabilities.__getitem__)
+    return LabelScores(
+        label=labels[best],
+        probability=probabilities[best],
+        scores=dict(zip(labels, probabilities, strict=True)),
+    )

@@ -22,8 +22,8 @@ def forward(
     """Hidden states of new tokens ``ids``, ``[rows, width]``.
 
     ``seen`` is ``[rows or 1, width, cache columns]``, True where a token sees a column; ``positions`` is
-    ``[rows or 1, width]``. Gives ``[rows, width, hidden]``, or with ``keep`` (``[rows]``, one column each)
-    ``[rows, hidden]``.
+    ``[rows or 1, width]``. Gives ``[rows, width, hidden]``, or with ``keep`` (``[rows, kept]``, columns)
+    ``[rows, kept, hidden]``.
     """
     device = model.device
     rows, width = ids.shape
@@ -36,16 +36,17 @@ def forward(
     hidden: torch.Tensor
     if fused_layer(model) is None:
         hidden = model.base_model(input_ids=ids.to(device), **shared).last_hidden_state
-        return hidden if keep is None else hidden[torch.arange(rows, device=device), keep.to(device)]
+        return hidden if keep is None else hidden[torch.arange(rows, device=device)[:, None], keep.to(device)]
     flat = torch.zeros(1, padded(rows * width), dtype=torch.long)
     flat[0, : rows * width] = ids.reshape(-1)
     if keep is None:
         hidden = model.base_model(input_ids=flat, layout=(rows, width), **shared).last_hidden_state
         return hidden[0, : rows * width].view(rows, width, -1)
-    kept = torch.zeros(padded(rows), dtype=torch.long)
-    kept[:rows] = torch.arange(rows) * width + keep
+    count = keep.numel()
+    kept = torch.zeros(padded(count), dtype=torch.long)
+    kept[:count] = (torch.arange(rows)[:, None] * width + keep).reshape(-1)
     hidden = model.base_model(input_ids=flat, layout=(rows, width), keep=kept, **shared).last_hidden_state
-    return hidden[0, :rows]
+    return hidden[0, :count].view(rows, -1, hidden.shape[-1])
 
 
 def last_hidden(
@@ -55,4 +56,4 @@ def last_hidden(
     cached tokens. With causal attention nothing before the padding sees it."""
     width = ids.shape[1]
     seen = (torch.arange(cache.columns)[None] <= past + torch.arange(width)[:, None])[None]
-    return forward(model, ids, cache, seen, past + torch.arange(width)[None], keep=ends)
+    return forward(model, ids, cache, seen, past + torch.arange(width)[None], ends[:, None])[:, 0]

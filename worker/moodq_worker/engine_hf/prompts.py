@@ -6,12 +6,12 @@ goes, and the rendered prompt is cut there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from moodq_config.errors import ErrorCode, ModelError
-from moodq_config.tasks import GeneratePrompt, GenerateTask, LabelPrompt
+from moodq_config.tasks import GeneratePrompt, GenerateTask, LabelPrompt, LabelTask, Lang
 
 _MARKER = "\x02TEXT\x03"
 
@@ -36,6 +36,17 @@ def label_turns(prompt: LabelPrompt) -> list[Turn]:
     for example in prompt.examples:
         turns.append(Turn("user", prompt.user.replace("{text}", example.text)))
         turns.append(Turn("assistant", prompt.words[example.label]))
+    return turns
+
+
+def text_first_turns(tasks: Sequence[LabelTask], lang: Lang) -> list[Turn]:
+    """The prompt that all tasks asked after the text share: what each asks, then each one's examples."""
+    prompts = [task.prompt[lang] for task in tasks]
+    turns = [Turn("system", "\n".join(f"{prompt.ask} {prompt.system}" for prompt in prompts))]
+    for prompt in prompts:
+        for example in prompt.examples:
+            turns.append(Turn("user", example.text))
+            turns.append(Turn("assistant", f"{prompt.ask}{prompt.words[example.label]}"))
     return turns
 
 

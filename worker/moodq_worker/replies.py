@@ -1,0 +1,158 @@
+"""Replies in the loop: which join the running decode batch, one step for all, and who has ended.
+
+Used from the engine's thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from moodq_config.contracts import GeneratedText
+from moodq_config.tasks import GenerateTask, TaskSet
+from moodq_worker.engine import DecodeEvent, Engine, Generation
+from moodq_worker.items import Item
+from moodq_worker.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+#: Tokens the chat template puts after each text; counted so that the budget means what is computed.
+SUFFIX_TOKENS = 5
+
+
+class ReplyStage:
+    """Waiting texts by queue, the first queue most urgent, and the running ones by key.
+
+    ``prefill_tokens`` bounds what joins in one turn, so that a label that comes meanwhile waits no longer.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tasks: TaskSet,
+        metrics: Metrics,
+        *,
+        queues: Sequence[str],
+        prefill_tokens: int,
+        max_replies: int,
+        next_stage: Callable[[Item], None],
+        failed: Callable[[Item, Exception], None],
+        publish: Callable[[Item, Any, dict[str, Any]], None],
+    ) -> None:
+        self._engine = engine
+        self._tasks = tasks
+        self._metrics = metrics
+        self._prefill_tokens = prefill_tokens
+        self._max_replies = max_replies
+        self._next_stage = next_stage
+        self._failed = failed
+        self._publish = publish
+        self._waiting: dict[str, deque[Item]] = {queue: deque() for queue in queues}
+        self._running: dict[int, Item] = {}
+
+    def __len__(self) -> int:
+        """Texts that wait to join."""
+        return sum(map(len, self._waiting.values()))
+
+    def add(self, item: Item) -> None:
+        self._waiting[item.queue].append(item)
+
+    def cancel_all(self) -> None:
+        for key in list(self._running):
+            self._engine.cancel(key)
+
+    def admit(self, *, started_only: bool) -> None:
+        """Let waiting texts join while rows, KV memory and this turn's tokens allow."""
+        admitted: list[Item] = []
+        tokens = 0
+        for waiting in self._waiting.values():
+            while waiting and len(self._running) + len(admitted) < self._max_replies:
+                item = waiting[0]
+                if started_only and not item.job.started:
+                    break
+                tokens += len(item.tokens) + SUFFIX_TOKENS
+                if admitted and tokens > self._prefill_tokens:
+                    break
+                if not self._engine.fits([self._generation(one) for one in [*admitted, item]]):
+                    break
+                admitted.append(waiting.popleft())
+        if admitted:
+            self._admit(admitted)
+
+    def _admit(self, items: list[Item]) -> None:
+        began = time.monotonic()
+        for item in items:
+            item.job.started = True
+            if item.clock.started is None:
+                item.clock.started = began
+        try:
+            self._engine.admit([self._generation(item) for item in items])
+        except Exception as error:  # noqa: BLE001 - as for labels
+            if len(items) == 1:
+                self._failed(items[0], error)
+                self._next_stage(items[0])
+                return
+            middle = len(items) // 2
+            self._admit(items[:middle])
+            self._admit(items[middle:])
+            return
+        now = time.monotonic()
+        for item in items:
+            self._running[item.key] = item
+            item.clock.prefill_s += now - began
+            item.clock.decode_began = now
+            item.pieces.clear()
+            task = item.generates_todo[0]
+            self._metrics.prefill_time.labels(task).observe(now - began)
+            self._metrics.first_token.labels(task).observe(item.clock.timings().total / 1000)
+            cached = self._engine.prompt_tokens(task, item.lang)
+            self._metrics.count_prefill(len(item.tokens) + SUFFIX_TOKENS, cached)
+
+    def _generation(self, item: Item) -> Generation:
+        task = self._tasks[item.generates_todo[0]]
+        assert isinstance(task, GenerateTask)  # noqa: S101 - plan() put only those there
+        return Generation(item.key, task.name, item.lang, item.steering_label(task), item.tokens)
+
+    def step(self) -> None:
+        """One token for every running text."""
+        if not self._engine.running:
+            return
+        began = time.monotonic()
+        try:
+            events = self._engine.step()
+        except Exception as error:  # noqa: BLE001 - as for labels
+            log.warning("a decode step failed (%s); its texts fail or are retried", type(error).__name__)
+            for item in list(self._running.values()):
+                self._running.pop(item.key)
+                self._engine.cancel(item.key)
+                self._failed(item, error)
+                self._next_stage(item)
+            return
+        if events:
+            self._metrics.inter_token.observe(time.monotonic() - began)
+            self._metrics.generation_tokens.inc(len(events))
+        for event in events:
+            self._advance(event)
+
+    def _advance(self, event: DecodeEvent) -> None:
+        item = self._running.get(event.key)
+        if item is None:
+            return
+        item.pieces.append(event.text)
+        if event.text:
+            self._publish(item, "token", {"task": item.generates_todo[0], "text": event.text})
+        if event.finish_reason is None:
+            return
+        del self._running[event.key]
+        task = item.generates_todo.pop(0)
+        began = item.clock.decode_began
+        spent = time.monotonic() - began if began is not None else 0.0
+        item.clock.decode_s += spent
+        self._metrics.decode_time.labels(task).observe(spent)
+        item.texts[task] = GeneratedText(
+            text="".join(item.pieces).strip(), finish_reason=event.finish_reason, tokens=event.tokens
+        )
+        self._next_stage(item)
