@@ -46,8 +46,8 @@ unit: $(INSTALLED)  ## The tests that need neither server nor model
 test: lint model  ## Everything: lint, then all tests, with real servers and the real model
 	@$(VENV)/bin/pytest -q
 
-bench: $(INSTALLED) model  ## Compare with the article's way on this machine; writes build/bench/latest.json
-	@$(PY) -m tests.bench
+bench: $(INSTALLED) model  ## Compare with peers on this machine; writes build/bench/latest.json, docs/performance.md
+	@$(PY) -m tests.bench $(BENCH_ARGS)
 
 clean:  ## Remove .venv and build
 	rm -rf $(VENV) build

@@ -1,14 +1,13 @@
-"""``python -m tests.bench``, from the repository's root: moodq beside the article's way.
+"""``python -m tests.bench``, from the repository's root: moodq beside its peers, section by section.
 
-Rows are run one after the other, round by round, each time on the same texts; a figure is the median of the
-rounds. A peer joins by being a ``Peer`` (``measure``) in a module of its own, built in ``peers``.
+Rows that are compared run in turn, on the same texts; a figure is a median. A peer joins the sentiment rows
+by being a ``Peer`` (``measure``) in a module of its own.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,26 +18,29 @@ import click
 from rich.console import Console
 
 from moodq_config.errors import MoodqError
-from moodq_config.settings import load_settings
+from moodq_config.settings import Settings, load_settings
 
 from .article import ArticleWay
 from .child import Child, ChildFailed
+from .encoder import Encoder
+from .engine import BareEngine
+from .figures import Figures
+from .four_tasks import TASKS_FILE, four_tasks
+from .growth import growth
+from .latency import during_replies, interactive
+from .llama import LlamaLabels
 from .machine import Machine
-from .measure import Peer, Row, ratio
-from .report import LATEST, print_tables, write_json
+from .measure import Peer
+from .memory import memory
+from .page import write_page
+from .peers import llama_child
+from .replies import TOGETHER, replies
+from .report import LATEST, print_figures, print_rows, write_json
+from .sentiment import Comparison, sentiment
 from .service import OneAtATime, Service, UnderLoad
-from .texts import Labelled, TextPool, load_texts
+from .texts import TextPool, load_texts
 
-#: Seconds between rows, so that the threads of the one before have gone to sleep.
-PAUSE_S = 0.5
-WARM_UP_ITEMS = 4
-#: Numerator and denominator of each ratio, by the rows' names.
-RATIOS = {
-    "sentiment_vs_article_fp32": ("moodq, under load", "article's way, fp32"),
-    "sentiment_vs_article_bf16": ("moodq, under load", "article's way, bf16"),
-    "one_at_a_time_vs_article_fp32": ("moodq, one at a time", "article's way, fp32"),
-    "one_at_a_time_vs_article_bf16": ("moodq, one at a time", "article's way, bf16"),
-}
+SECTIONS = ("sentiment", "interactive", "replies", "labels-during-replies", "four-tasks", "growth", "memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Plan:
     items: int
     rounds: int
     load_passes: int
+    sections: tuple[str, ...]
+    quick: bool
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,80 +57,143 @@ class Plan:
 @click.option(
     "--rounds", default=3, show_default=True, type=click.IntRange(1), help="Rounds; each takes new texts."
 )
+@click.option("--only", "sections", multiple=True, type=click.Choice(SECTIONS),
+              help="This section; may be repeated. Default: all.")  # fmt: skip
 @click.option(
     "--texts", "paths", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A file of label<TAB>text lines; may be repeated. Default: ../shared/data, or the demo's messages.",
 )  # fmt: skip
 @click.option("--model", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="A model folder. Default: what MOODQ_MODEL says.")  # fmt: skip
-@click.option("--quick", is_flag=True, help="8 items, one round: to see that it works, not to measure.")
-def main(items: int, rounds: int, paths: tuple[Path, ...], model: Path | None, quick: bool) -> None:
-    """Measure sentiment: the article's way (fp32, bf16) and moodq through its queue, on the same texts.
+@click.option("--quick", is_flag=True, help="Few items, one round: to see that it works, not to measure.")
+def main(
+    items: int,
+    rounds: int,
+    sections: tuple[str, ...],
+    paths: tuple[Path, ...],
+    model: Path | None,
+    quick: bool,
+) -> None:
+    """Measure moodq beside the article's way, llama.cpp, Transformers and an encoder, on the same texts.
 
-    Prints a table and writes build/bench/latest.json.
+    Prints tables and writes build/bench/latest.json; a whole run also writes docs/performance.md.
     """
-    plan = Plan(8, 1, 1) if quick else Plan(items, rounds, 3)
+    chosen = sections or SECTIONS
+    plan = Plan(8, 1, 1, chosen, quick) if quick else Plan(items, rounds, 3, chosen, quick)
     console = Console()
     try:
-        pool = load_texts(paths)
-        document = bench(console, pool, plan, model)
+        document = bench(console, load_texts(paths), plan, model)
     except MoodqError as error:
         console.print(f"bench: {error}", style="red", markup=False)
         sys.exit(error.exit_code)
     except (ChildFailed, RuntimeError, ValueError) as error:
         console.print(f"bench: {error}", style="red", markup=False)
         sys.exit(1)
-    write_json({**document, "quick": quick})
+    write_json(document)
     console.print(f"written: {LATEST}")
+    if not quick and set(chosen) == set(SECTIONS):
+        console.print(f"written: {write_page(document)}")
 
 
 def bench(console: Console, pool: TextPool, plan: Plan, model: Path | None) -> dict[str, Any]:
-    """Run all rounds, print the tables, and return what is to be written."""
-    folder = model.resolve() if model else default_model_folder()
+    """Run the sections, print the tables, and return what is to be written."""
+    settings = load_settings()
+    folder = str(model.resolve() if model else default_model_folder(settings))
+    found = Figures()
     with ExitStack() as stack:
+
+        def kept(child: Any) -> Any:
+            return stack.enter_context(closing(child))
+
         console.print(f"texts: {pool.origin}; {plan.items} in each of {plan.rounds} rounds", highlight=False)
-        environment = {"MOODQ_MODEL": str(folder)} if model else {}
-        service = stack.enter_context(Service(log=LATEST.parent / "worker.log", environment=environment))
-        service.wait_ready()
-        ref = service.model()
-        peak = stack.enter_context(closing(Child("machine:MatmulPeak")))
-        articles = [stack.enter_context(closing(ArticleWay(str(folder), p))) for p in ("fp32", "bf16")]
-        peers: list[Peer] = [
-            *articles,
-            OneAtATime(service.client),
-            UnderLoad(service.client, plan.load_passes),
-        ]
-        machine = Machine(
-            peak.call("threads"), articles[-1].body_parameters(), floor_precision(ref.precision)
-        )
+        services = {"auto": start_service(stack, folder, {})}
+        ref = services["auto"].model()
+        services = {ref.precision: services["auto"]}
+        try:
+            services["int8"] = start_service(stack, folder, {"MOODQ_PRECISION": "int8"})
+        except RuntimeError as error:
+            found.left_out.append(f"moodq int8: {str(error).splitlines()[-1]}")
         console.print(f"worker: {ref.id}, revision {ref.revision}, {ref.precision}", highlight=False)
-        rows = {peer.name: Row(peer.name) for peer in peers}
-        new_tokens: list[int] = []
-        for peer in peers:
-            peer.run(pool.slice(plan.rounds, WARM_UP_ITEMS))
-        for number in range(plan.rounds):
-            texts = pool.slice(number, plan.items)
-            new_tokens += articles[-1].new_tokens(texts)
-            machine.measure(peak)
-            for peer in peers:
-                time.sleep(PAUSE_S)
-                run_row(console, rows[peer.name], peer, texts, f"round {number + 1} of {plan.rounds}")
-    mean_tokens = sum(new_tokens) / len(new_tokens)
-    floor = machine.floor_items_per_s(mean_tokens)
-    ratios = {name: ratio(rows[over], rows[under]) for name, (over, under) in RATIOS.items()}
-    ratios["sentiment_vs_floor"] = round(rows[UnderLoad.name].speed / floor, 4)
-    console.print()
-    print_tables(console, machine, list(rows.values()), ratios, new_tokens=mean_tokens)
+        peak = kept(Child("machine:MatmulPeak"))
+        engine = kept(BareEngine(folder, ref.precision))
+        article = kept(ArticleWay(folder, "bf16"))
+        llama = llama_child(settings, found, click.echo)
+        if llama is not None:
+            kept(llama)
+        machine = Machine(peak.call("threads"), article.body_parameters(), floor_precision(ref.precision))
+        machine.measure(peak)
+        client = services[ref.precision].client
+        compared: list[Comparison] = []
+
+        def compare_sentiment() -> None:
+            peers: list[Peer] = [kept(ArticleWay(folder, "fp32")), article, kept(Encoder(folder))]
+            if llama is not None:
+                peers.append(LlamaLabels(llama, engine))
+            peers += [OneAtATime(client), UnderLoad(client, plan.load_passes)]
+            if "int8" in services:
+                peers.append(UnderLoad(services["int8"].client, plan.load_passes, "int8"))
+            compared.append(
+                sentiment(
+                    console, pool, peers, article, machine, peak,
+                    items=plan.items, rounds=plan.rounds, into=found,
+                )
+            )  # fmt: skip
+            print_rows(console, machine, list(compared[0].rows.values()), new_tokens=compared[0].new_tokens)
+
+        def compare_replies() -> None:
+            transformers = kept(Child("generate:GenerateModel", model=folder))
+            clients = {precision: service.client for precision, service in services.items()}
+            # Two rounds: the slowest peer takes a minute for its 32 replies.
+            rounds = min(2, plan.rounds)
+            replies(clients, engine, llama, transformers, pool.slice(0, TOGETHER), rounds, found)
+
+        def compare_tasks() -> None:
+            asking = start_service(stack, folder, {"MOODQ_TASKS_FILE": str(TASKS_FILE)})
+            four_tasks(asking.client, pool.slice(0, plan.items), plan.rounds, found)
+
+        sections: dict[str, Callable[[], None]] = {
+            "sentiment": compare_sentiment,
+            "interactive": lambda: interactive(client, engine, pool.slice(0, plan.items), found),
+            "replies": compare_replies,
+            "labels-during-replies": lambda: during_replies(
+                client, pool.slice(1, plan.items), pool.slice(0, TOGETHER), found
+            ),
+            "four-tasks": compare_tasks,
+            "growth": lambda: growth(
+                client, engine, pool.slice(0, plan.items), machine.floor_tokens_per_s, found
+            ),
+            "memory": lambda: memory(services, pool.slice(2, plan.items), found),
+        }
+        for name in SECTIONS:
+            if name in plan.sections:
+                console.rule(name)
+                before = len(found.tables)
+                sections[name]()
+                print_figures(console, found, found.tables[before:])
+    console.rule("ratios")
+    print_figures(console, found, [], ratios=True)
+    tokens = compared[0].new_tokens if compared else 0.0
+    floor = machine.floor_items_per_s(tokens) if tokens else 0.0
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quick": plan.quick,
         "texts": pool.origin,
         "items_per_round": plan.items,
         "rounds": plan.rounds,
         "model": ref.model_dump(),
-        "machine": machine.as_json(mean_tokens),
-        "rows": [row.as_json(floor) for row in rows.values()],
-        "ratios": ratios,
+        "machine": machine.as_json(tokens),
+        "rows": [row.as_json(floor) for row in compared[0].rows.values()] if compared else [],
+        **found.as_json(),
     }
+
+
+def start_service(stack: ExitStack, folder: str, environment: dict[str, str]) -> Service:
+    name = "-".join(["worker", *environment.values()]).replace("/", "_")[-60:]
+    service = stack.enter_context(
+        Service(log=LATEST.parent / f"{name}.log", environment={"MOODQ_MODEL": folder, **environment})
+    )
+    service.wait_ready()
+    return service
 
 
 def floor_precision(precision: str) -> str:
@@ -134,18 +201,11 @@ def floor_precision(precision: str) -> str:
     return precision if precision in ("fp32", "bf16") else "bf16"
 
 
-def run_row(console: Console, row: Row, peer: Peer, texts: Sequence[Labelled], progress: str) -> None:
-    row.add(texts, peer.run(texts))
-    console.print(
-        f"  {progress}: {row.name}: {row.items_per_s[-1]:.2f} items/s", style="dim", highlight=False
-    )
-
-
-def default_model_folder() -> Path:
+def default_model_folder(settings: Settings) -> Path:
     """The converted model the settings name; fetched and converted first when it is not there yet."""
     from moodq_worker.model_store import resolve
 
-    return resolve(load_settings(), click.echo).path
+    return resolve(settings, click.echo).path
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ class Outcome:
     wall_s: float
     latencies_s: list[float]
     labels: list[str | None]
+    #: False where labels mean nothing and only the speed counts.
+    scored: bool = True
 
 
 class Peer(Protocol):
@@ -44,6 +46,8 @@ class Row:
         self.items_per_s.append(len(texts) / outcome.wall_s)
         self.latencies_s += outcome.latencies_s
         for text, label in zip(texts, outcome.labels, strict=True):
+            if not outcome.scored:
+                break
             self.hits.setdefault(text.lang, []).append(label == text.label)
 
     @property
@@ -58,7 +62,7 @@ class Row:
 
     def percentile_s(self, percent: int) -> float:
         """Latency in seconds below which ``percent`` of all items came back (nearest rank)."""
-        ranked = sorted(self.latencies_s)
+        ranked = sorted(self.latencies_s) or [float("nan")]
         return ranked[min(len(ranked) - 1, round(percent / 100 * len(ranked)))]
 
     def accuracy(self, lang: str | None = None) -> float | None:
@@ -71,8 +75,8 @@ class Row:
             "items_per_s": round(self.speed, 3),
             "items_per_s_rounds": [round(speed, 3) for speed in self.items_per_s],
             "spread": round(self.spread, 3),
-            "p50_s": round(self.percentile_s(50), 5),
-            "p95_s": round(self.percentile_s(95), 5),
+            "p50_s": round(self.percentile_s(50), 5) if self.latencies_s else None,
+            "p95_s": round(self.percentile_s(95), 5) if self.latencies_s else None,
             "accuracy": _rounded(self.accuracy()),
             **{f"accuracy_{lang}": _rounded(self.accuracy(lang)) for lang in sorted(self.hits)},
             "items": sum(len(some) for some in self.hits.values()),

