@@ -92,7 +92,7 @@ class Machine:
             "floor_precision": self.precision,
             "floor_tokens_per_s": round(self.floor_tokens_per_s, 1),
             "new_tokens_per_item": round(new_tokens, 2),
-            "floor_items_per_s": round(self.floor_items_per_s(new_tokens), 2),
+            "floor_items_per_s": round(self.floor_items_per_s(new_tokens), 2) if new_tokens else None,
             "load_average": round(os.getloadavg()[0], 2),
         }
 

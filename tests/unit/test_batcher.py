@@ -77,3 +77,34 @@ def test_a_removed_text_is_in_no_batch() -> None:
     assert batcher.remove(0)
     assert not batcher.remove(0)
     assert [entry.key for entry in batcher.next_batch()] == [1]
+
+
+@given(rows=texts, firsts=st.sets(st.integers(0, 79)))
+def test_texts_that_go_first_lose_none_and_starve_none(
+    rows: list[tuple[str, str, int]], firsts: set[int]
+) -> None:
+    batcher: Batcher[int] = Batcher(QUEUES, budget=256, share=0.25)
+    for key, (queue, group, tokens) in enumerate(rows):
+        batcher.add(queue, Entry(key, group, tokens, key, first=key in firsts))
+    seen: Counter[int] = Counter()
+    while batch := batcher.next_batch():
+        seen.update(entry.key for entry in batch)
+    assert seen == Counter(range(len(rows)))
+    assert not batcher.has_first
+
+
+def test_a_text_that_goes_first_overtakes_and_the_oldest_still_has_its_turn() -> None:
+    batcher: Batcher[str] = Batcher(QUEUES, budget=10, share=0.0)
+    for key in range(2):
+        batcher.add("interactive", Entry(key, "zh", 10, "reply"))
+    for key in range(2, 8):
+        batcher.add("interactive", Entry(key, "zh", 10, "label", first=True))
+    order = [batcher.next_batch()[0].item for _ in range(8)]
+    assert order[:3] == ["label"] * 3
+    assert order[3] == "reply", "one batch in four is the oldest's"
+
+
+def test_part_of_the_budget_makes_a_smaller_batch() -> None:
+    batcher = filled([("bulk", "zh", 10)] * 20, budget=100)
+    assert len(batcher.next_batch(0.5)) == 5
+    assert len(batcher.next_batch()) == 10

@@ -17,6 +17,15 @@ prompt.zh = { system = "判断", words = { spam = "是", ham = "否" } }
 prompt.en = { system = "Judge", words = { spam = "yes", ham = "no" } }
 """
 
+ASKING = """
+[tasks.spam]
+kind = "label"
+layout = "text_first"
+labels = ["spam", "ham"]
+prompt.zh = { system = "答是或否", ask = "垃圾：", words = { spam = "是", ham = "否" } }
+prompt.en = { system = "yes or no", ask = "Spam:", words = { spam = " yes", ham = " no" } }
+"""
+
 
 def overlay(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "mine.toml"
@@ -50,6 +59,14 @@ def test_an_overlay_adds_tasks_and_replaces_those_of_the_same_name(tmp_path: Pat
     )
     replaced = load_tasks(overlay(tmp_path, angry)).label_task("sentiment")
     assert replaced.prompt["en"].words["positive"] == "yes"
+
+
+def test_tasks_that_ask_after_the_text_are_computed_together_and_others_alone(tmp_path: Path) -> None:
+    tasks = load_tasks(overlay(tmp_path, ASKING + ASKING.replace("tasks.spam", "tasks.junk")))
+    names = ["spam", "sentiment", "junk"]
+    assert tasks.computed_with("spam", names) == ("spam", "junk")
+    assert tasks.computed_with("junk", names) == ("junk", "spam")
+    assert tasks.computed_with("sentiment", names) == ("sentiment",)
 
 
 def test_the_revision_changes_with_any_edit_and_with_nothing_else(tmp_path: Path) -> None:
@@ -102,6 +119,12 @@ BROKEN = {
         '[tasks.echo]\nkind = "generate"\nprompt.zh = { system = "a", steer = { x = "y" } }\n'
         'prompt.en.system = "a"\n',
         "prompt.zh.steer",
+    ),
+    "asking without text_first": (SPAM.replace('system = "判断"', 'system = "a", ask = "b"'), "prompt.zh.ask"),
+    "text_first without asking": (SPAM.replace("labels =", 'layout = "text_first"\nlabels ='), "prompt.zh.ask"),
+    "text_first with a turn of its own": (
+        ASKING.replace('ask = "垃圾："', 'ask = "垃圾：", user = "看：{text}"'),
+        "prompt.zh.user",
     ),
     "more tokens than are allowed": (
         '[tasks.echo]\nkind = "generate"\nmax_new_tokens = 2000\n'

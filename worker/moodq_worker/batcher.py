@@ -1,9 +1,10 @@
 """Which texts run together next. Pure: no clock, no Redis, no model.
 
-A batch holds texts of one group (same task and language, so the same cached prefix), of one queue, and of
-similar length: its cost is rows x longest row, and at most ``budget`` tokens. The oldest text of the chosen
-queue is always in it, so nothing starves inside a queue. Between queues the first goes first, and the later
-ones get ``share`` of the batches while it is busy, so that they still move.
+A batch holds texts of one group (same tasks and language, so the same cached prefix), of one queue, and of
+similar length: its cost is rows x longest row, and at most ``budget`` tokens. It is built around the oldest
+text of the chosen queue, or around the oldest of those that go first; every few batches the oldest of all has
+its turn, so nothing starves inside a queue. Between queues the first goes first, and the later ones get
+``share`` of the batches while it is busy, so that they still move.
 """
 
 from __future__ import annotations
@@ -16,15 +17,23 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+#: One batch in so many begins with the oldest text even when texts that go first wait.
+FIRSTS_OF = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[T]):
-    """One text waiting for one task. ``tokens`` are its new tokens, ``key`` is unique while it waits."""
+    """One text waiting for one task. ``tokens`` are its new tokens, ``key`` is unique while it waits.
+
+    ``first`` puts it before those of its queue that are not: a text that ends with this batch before one
+    whose reply is still to be written.
+    """
 
     key: int
     group: Hashable
     tokens: int
     item: T
+    first: bool = False
 
 
 @dataclass
@@ -32,14 +41,18 @@ class _Lane(Generic[T]):
     """The waiting texts of one queue: by arrival, and per group by length."""
 
     by_arrival: OrderedDict[int, Entry[T]] = field(default_factory=OrderedDict)
+    firsts: OrderedDict[int, Entry[T]] = field(default_factory=OrderedDict)
     by_length: dict[Hashable, list[tuple[int, int]]] = field(default_factory=dict)
 
     def add(self, entry: Entry[T]) -> None:
         self.by_arrival[entry.key] = entry
+        if entry.first:
+            self.firsts[entry.key] = entry
         insort(self.by_length.setdefault(entry.group, []), (entry.tokens, entry.key))
 
     def remove(self, key: int) -> Entry[T] | None:
         entry = self.by_arrival.pop(key, None)
+        self.firsts.pop(key, None)
         if entry is not None:
             group = self.by_length[entry.group]
             del group[bisect_left(group, (entry.tokens, entry.key))]
@@ -56,9 +69,15 @@ class Batcher(Generic[T]):
         self._budget = budget
         self._share = share
         self._credit = 0.0
+        self._batches = 0
 
     def __len__(self) -> int:
         return sum(len(lane.by_arrival) for lane in self._lanes.values())
+
+    @property
+    def has_first(self) -> bool:
+        """Whether a text that goes first waits in any queue."""
+        return any(lane.firsts for lane in self._lanes.values())
 
     def add(self, queue: str, entry: Entry[T]) -> None:
         self._lanes[queue].add(entry)
@@ -67,13 +86,16 @@ class Batcher(Generic[T]):
         """Take a text out; False when it is not waiting."""
         return any(lane.remove(key) is not None for lane in self._lanes.values())
 
-    def next_batch(self) -> list[Entry[T]]:
-        """The next batch, taken out of the waiting ones; empty when nothing waits."""
+    def next_batch(self, part: float = 1.0) -> list[Entry[T]]:
+        """The next batch, taken out of the waiting ones; empty when nothing waits. ``part`` of the budget."""
         lane = self._choose_lane()
         if lane is None:
             return []
-        oldest = next(iter(lane.by_arrival.values()))
-        keys = self._window(lane.by_length[oldest.group], (oldest.tokens, oldest.key))
+        self._batches += 1
+        # The oldest of all has its turn too, however many that go first keep coming.
+        oldest = next(iter(((self._batches % FIRSTS_OF and lane.firsts) or lane.by_arrival).values()))
+        budget = int(self._budget * part)
+        keys = self._window(lane.by_length[oldest.group], (oldest.tokens, oldest.key), budget)
         return [entry for key in keys if (entry := lane.remove(key)) is not None]
 
     def _choose_lane(self) -> _Lane[T] | None:
@@ -86,7 +108,7 @@ class Batcher(Generic[T]):
             return busy[1]
         return busy[0]
 
-    def _window(self, group: list[tuple[int, int]], oldest: tuple[int, int]) -> list[int]:
+    def _window(self, group: list[tuple[int, int]], oldest: tuple[int, int], budget: int) -> list[int]:
         """Keys around ``oldest`` in order of length, widened to the nearer side while the budget holds.
 
         The oldest is in it even when it alone is over the budget.
@@ -95,12 +117,8 @@ class Batcher(Generic[T]):
         longest = oldest[0]
         while True:
             rows = high - low + 2
-            below = group[low - 1] if low > 0 and rows * longest <= self._budget else None
-            above = (
-                group[high + 1]
-                if high + 1 < len(group) and rows * group[high + 1][0] <= self._budget
-                else None
-            )
+            below = group[low - 1] if low > 0 and rows * longest <= budget else None
+            above = group[high + 1] if high + 1 < len(group) and rows * group[high + 1][0] <= budget else None
             if below is None and above is None:
                 return [key for _, key in group[low : high + 1]]
             if above is None or (below is not None and longest - below[0] <= above[0] - longest):

@@ -1,12 +1,14 @@
-"""The worker's commands: ``moodq worker | up | demo | model``. Heavy imports happen inside them."""
+"""The worker's commands: ``moodq worker | up | demo | model | bench``. Heavy imports happen inside them."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
 from moodq_config.settings import Settings, load_settings
+from moodq_config.tasks import LANGS
 
 
 def _say(line: str) -> None:
@@ -83,6 +85,41 @@ def info(check: bool) -> None:
     files = resolve(settings, progress=_say)
     for name in ("id", "revision", "licence", "origin", "path"):
         click.echo(f"{name:<9} {getattr(files, name)}")
+
+
+@click.command()
+@click.option(
+    "--precision", "precisions", multiple=True, type=click.Choice(["bf16", "int8", "fp32", "fp16"]),
+    help="May be repeated. Default: bf16 and int8.",
+)  # fmt: skip
+@click.option("--task", default="sentiment", show_default=True, help="A label task.")
+@click.option(
+    "--texts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Lines of label, tab, text. Default: the demo's messages, too few to judge by.",
+)  # fmt: skip
+def bench(precisions: tuple[str, ...], task: str, texts: Path | None) -> None:
+    """Compare precisions on your own labelled texts: speed and accuracy, the engine alone.
+
+    Choose with MOODQ_PRECISION. `make bench` in the repository compares with other software.
+    """
+    from moodq_config.tasks import LabelTask, load_tasks
+    from moodq_worker.compare import compare, read_examples
+
+    settings = load_settings()
+    tasks = load_tasks(settings.tasks_file)
+    chosen = tasks.get(task)
+    if not isinstance(chosen, LabelTask):
+        names = ", ".join(one.name for one in tasks.labels())
+        raise click.BadParameter(f"{task!r} is not a label task; these are: {names}", param_hint="--task")
+    examples = read_examples(texts, chosen)
+    _say(f"{len(examples)} texts; loading each precision takes some seconds")
+    click.echo(f"{'precision':<10}{'items/s':>9}{'tokens/s':>10}{'zh':>8}{'en':>8}{'changed':>9}")
+    for one in compare(settings, tasks, chosen, precisions or ("bf16", "int8"), examples):
+        found = [f"{one.accuracy[lang]:.3f}" if lang in one.accuracy else "-" for lang in LANGS]
+        shares = "".join(f"{share:>8}" for share in found)
+        click.echo(
+            f"{one.precision:<10}{one.items_per_s:>9.1f}{one.tokens_per_s:>10.0f}{shares}{one.changed:>9.1%}"
+        )
 
 
 def _settings_with_free_port() -> Settings:

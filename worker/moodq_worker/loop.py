@@ -1,7 +1,7 @@
 """The worker's loop: pick a batch, run it, hand on what is finished. The engine's only thread.
 
-A turn runs at most one label batch and one decode step, so a label never waits for a whole reply and a reply
-never waits for a whole queue.
+A turn runs at most one label batch and one pass for replies (some join, or all take a step), so a label never
+waits for a whole reply and a reply never waits for a whole queue.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from moodq_worker.replies import SUFFIX_TOKENS, ReplyStage
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
+#: Part of the batch budget for labels between the passes of replies.
+HURRIED_PART = 0.25
 DRAINING_WAIT_S = 0.01
 
 
@@ -120,14 +122,15 @@ class Loop:
 
     def _turn(self) -> bool:
         self._unpack()
-        batch = self._labels.next_batch()
+        # A label that came while replies are written takes few with it, and is back sooner.
+        hurry = self._labels.has_first and (self._engine.running or self._replies)
+        batch = self._labels.next_batch(HURRIED_PART if hurry else 1.0)
         if self._draining:
             batch = self._keep_started(batch)
         if batch:
             self._gather(batch)
             self._run_labels(batch)
-        self._replies.admit(started_only=self._draining)
-        self._replies.step()
+        self._replies.turn(started_only=self._draining)
         self._metrics.running.set(self._engine.running)
         self._metrics.waiting.set(len(self._labels) + len(self._replies))
         return bool(batch or self._engine.running or (self._labels and not self._draining))
@@ -159,7 +162,9 @@ class Loop:
     def _queue_label(self, item: Item) -> None:
         names = self._tasks.computed_with(item.labels_todo[0], item.labels_todo)
         tokens = len(item.tokens) + SUFFIX_TOKENS * len(names)
-        self._labels.add(item.queue, Entry(item.key, (names, item.lang), tokens, item))
+        self._labels.add(
+            item.queue, Entry(item.key, (names, item.lang), tokens, item, first=not item.generates_todo)
+        )
 
     def _keep_started(self, batch: list[Entry[Item]]) -> list[Entry[Item]]:
         return [entry for entry in batch if entry.item.job.started]

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Tokens the chat template puts after each text; counted so that the budget means what is computed.
 SUFFIX_TOKENS = 5
+#: Times in a row that texts may join before those that run take a step: a first token soon, no standstill.
+JOINS_PER_STEP = 4
 
 
 class ReplyStage:
@@ -52,6 +54,7 @@ class ReplyStage:
         self._publish = publish
         self._waiting: dict[str, deque[Item]] = {queue: deque() for queue in queues}
         self._running: dict[int, Item] = {}
+        self._joins = 0
 
     def __len__(self) -> int:
         """Texts that wait to join."""
@@ -64,23 +67,44 @@ class ReplyStage:
         for key in list(self._running):
             self._engine.cancel(key)
 
-    def admit(self, *, started_only: bool) -> None:
-        """Let waiting texts join while rows, KV memory and this turn's tokens allow."""
+    def turn(self, *, started_only: bool) -> None:
+        """Let waiting texts join, or take a step with those that run: never both, so that a label that comes
+        meanwhile waits for one forward pass."""
+        if self._joins < JOINS_PER_STEP and self._join(started_only=started_only):
+            self._joins += 1
+        else:
+            self._joins = 0
+            if self._engine.running:
+                self._step()
+
+    def _join(self, *, started_only: bool) -> bool:
+        """Whether any text joined. Those of one prompt join together, the oldest's first, while rows, KV
+        memory and this turn's tokens allow."""
         admitted: list[Item] = []
         tokens = 0
-        for waiting in self._waiting.values():
-            while waiting and len(self._running) + len(admitted) < self._max_replies:
-                item = waiting[0]
-                if started_only and not item.job.started:
-                    break
-                tokens += len(item.tokens) + SUFFIX_TOKENS
-                if admitted and tokens > self._prefill_tokens:
-                    break
-                if not self._engine.fits([self._generation(one) for one in [*admitted, item]]):
-                    break
-                admitted.append(waiting.popleft())
+        waiting = next((waiting for waiting in self._waiting.values() if waiting), deque())
+        prompt = None
+        for item in list(waiting):
+            if len(self._running) + len(admitted) >= self._max_replies or (
+                started_only and not item.job.started
+            ):
+                break
+            generation = self._generation(item)
+            own = (generation.task, generation.lang, generation.label)
+            prompt = prompt or own
+            if own != prompt:
+                continue
+            tokens += len(item.tokens) + SUFFIX_TOKENS
+            if admitted and tokens > self._prefill_tokens:
+                break
+            if not self._engine.fits([self._generation(one) for one in [*admitted, item]]):
+                break
+            admitted.append(item)
+        for item in admitted:
+            waiting.remove(item)
         if admitted:
             self._admit(admitted)
+        return bool(admitted)
 
     def _admit(self, items: list[Item]) -> None:
         began = time.monotonic()
@@ -116,10 +140,7 @@ class ReplyStage:
         assert isinstance(task, GenerateTask)  # noqa: S101 - plan() put only those there
         return Generation(item.key, task.name, item.lang, item.steering_label(task), item.tokens)
 
-    def step(self) -> None:
-        """One token for every running text."""
-        if not self._engine.running:
-            return
+    def _step(self) -> None:
         began = time.monotonic()
         try:
             events = self._engine.step()

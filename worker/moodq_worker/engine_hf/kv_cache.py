@@ -174,8 +174,8 @@ class SlotCache(Cache):
         if rows <= self._capacity[0] and columns <= self._capacity[1]:
             return
         old_rows, old_columns = self._capacity
-        # A quarter more than asked, so that a batch that grows is not copied at every step.
-        rows = max(old_rows, rows if rows <= 1 else -(-rows * 5 // 4))
+        # More than is asked, so that a batch that grows is not copied each time.
+        rows = max(old_rows, rows if rows in (1, old_rows) else min(2 * rows, rows + 8))
         columns = max(old_columns, whole_columns(columns + COLUMNS) if columns > old_columns else columns)
         for index, layer in enumerate(cast("list[_SlotLayer]", self.layers)):
             for name in ("keys", "values"):
