@@ -21,7 +21,9 @@ def test_without_a_file_the_demos_labelled_messages_are_read() -> None:
     assert {example.label for example in examples} == set(SENTIMENT.labels)
 
 
-@pytest.mark.parametrize("line", ["no tab here", "happy\ta label that the task does not know", "positive\t  "])
+@pytest.mark.parametrize(
+    "line", ["no tab here", "happy\ta label that the task does not know", "positive\t  "]
+)
 def test_a_line_that_is_no_label_and_text_is_refused_naming_it(tmp_path: Path, line: str) -> None:
     path = tmp_path / "mine.tsv"
     path.write_text(f"positive\tfine\n\n{line}\n", "utf-8")
@@ -39,7 +41,13 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
 def test_accuracy_is_per_language_and_over_all_texts(tmp_path: Path) -> None:
     """The fake engine calls a text negative when it holds a bad word."""
     path = tmp_path / "mine.tsv"
-    lines = ["negative\tvery bad", "positive\tfine", "positive\tbad, says the label", "negative\t很差", "positive\t好"]
+    lines = [
+        "negative\tvery bad",
+        "positive\tfine",
+        "positive\tbad, says the label",
+        "negative\t很差",
+        "positive\t好",
+    ]
     path.write_text("\n".join(lines), "utf-8")
     settings = load_settings(engine="fake")
     [one] = compare(settings, TASKS, SENTIMENT, ["bf16"], read_examples(path, SENTIMENT))

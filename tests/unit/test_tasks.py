@@ -120,8 +120,14 @@ BROKEN = {
         'prompt.en.system = "a"\n',
         "prompt.zh.steer",
     ),
-    "asking without text_first": (SPAM.replace('system = "判断"', 'system = "a", ask = "b"'), "prompt.zh.ask"),
-    "text_first without asking": (SPAM.replace("labels =", 'layout = "text_first"\nlabels ='), "prompt.zh.ask"),
+    "asking without text_first": (
+        SPAM.replace('system = "判断"', 'system = "a", ask = "b"'),
+        "prompt.zh.ask",
+    ),
+    "text_first without asking": (
+        SPAM.replace("labels =", 'layout = "text_first"\nlabels ='),
+        "prompt.zh.ask",
+    ),
     "text_first with a turn of its own": (
         ASKING.replace('ask = "垃圾："', 'ask = "垃圾：", user = "看：{text}"'),
         "prompt.zh.user",

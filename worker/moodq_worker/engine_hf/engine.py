@@ -23,7 +23,13 @@ from moodq_config.tasks import LANGS, GenerateTask, LabelTask, Lang, TaskSet
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
 from moodq_worker.engine_hf.calibrate import calibrate
 from moodq_worker.engine_hf.decode import DecodeBatch, Prompt, Row
-from moodq_worker.engine_hf.hardware import DTYPES, choose_device, choose_precision, usable_cores
+from moodq_worker.engine_hf.hardware import (
+    DTYPES,
+    choose_device,
+    choose_precision,
+    give_back_memory,
+    usable_cores,
+)
 from moodq_worker.engine_hf.int8 import Int8Output, quantize
 from moodq_worker.engine_hf.kv_cache import Prefix, compute_prefix
 from moodq_worker.engine_hf.labels import LabelHead, score_labels
@@ -43,6 +49,7 @@ from moodq_worker.engine_hf.prompts import (
 BATCH_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 BATCH_ROW_TOKENS = 32
 WORTH_DOUBLING = 1.1
+GIVE_BACK_EVERY_S = 5.0
 _WARM_UP_TEXTS: dict[Lang, str] = {"zh": "今天天气很好。", "en": "It is a fine day."}
 
 
@@ -59,6 +66,7 @@ class HfEngine:
     ) -> None:
         self._model = model
         self._output_matrix = output_matrix
+        self._memory_given_back = 0.0
         self._kv_tokens = kv_tokens
         self._tokenizer = tokenizer
         self._tokenizing = threading.Lock()
@@ -112,6 +120,7 @@ class HfEngine:
         for _ in range(3):
             self.step()
         self._decode.clear()
+        give_back_memory()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         backend = self._tokenizer.backend_tokenizer
@@ -163,7 +172,11 @@ class HfEngine:
 
     def step(self) -> list[DecodeEvent]:
         try:
-            return self._decode.step()
+            events = self._decode.step()
+            if not len(self._decode) and time.monotonic() - self._memory_given_back > GIVE_BACK_EVERY_S:
+                self._memory_given_back = time.monotonic()
+                give_back_memory()  # the KV cache of the replies that were just finished
+            return events
         except Exception:
             # The cache is in an unknown state: the rows cannot go on, the next ones can.
             self._decode.clear()
