@@ -1,7 +1,8 @@
 """Which texts run together next. Pure: no clock, no Redis, no model.
 
 A batch holds texts of one group (same tasks and language, so the same cached prefix), of one queue, and of
-similar length: its cost is rows x longest row, and at most ``budget`` tokens. It is built around the oldest
+similar length: at most ``budget`` tokens in all, and, since the attention pads its rows to the longest, at
+most ``PADDED`` times as many with the padding. It is built around the oldest
 text of the chosen queue, or around the oldest of those that go first; every few batches the oldest of all has
 its turn, so nothing starves inside a queue. Between queues the first goes first, and the later ones get
 ``share`` of the batches while it is busy, so that they still move.
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 #: One batch in so many begins with the oldest text even when texts that go first wait.
 FIRSTS_OF = 4
+#: Rows x longest row, over the budget: what the padding inside the attention may come to.
+PADDED = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +117,21 @@ class Batcher(Generic[T]):
         The oldest is in it even when it alone is over the budget.
         """
         low = high = bisect_left(group, oldest)
-        longest = oldest[0]
+        total = longest = oldest[0]
+
+        def fits(tokens: int) -> bool:
+            padded = (high - low + 2) * max(longest, tokens)
+            return total + tokens <= budget and padded <= PADDED * budget
+
         while True:
-            rows = high - low + 2
-            below = group[low - 1] if low > 0 and rows * longest <= budget else None
-            above = group[high + 1] if high + 1 < len(group) and rows * group[high + 1][0] <= budget else None
+            below = group[low - 1] if low > 0 and fits(group[low - 1][0]) else None
+            above = group[high + 1] if high + 1 < len(group) and fits(group[high + 1][0]) else None
             if below is None and above is None:
                 return [key for _, key in group[low : high + 1]]
             if above is None or (below is not None and longest - below[0] <= above[0] - longest):
                 low -= 1
+                total += below[0]  # type: ignore[index]
             else:
                 high += 1
-                longest = group[high][0]
+                longest = above[0]
+                total += longest

@@ -5,10 +5,11 @@ between the matrix products. A fused layer does the same arithmetic with the que
 in one product, activation and residual inside the projections' kernels, the rotary embedding applied to
 queries and keys at once, and grouped query heads attended as extra query rows instead of copied keys.
 
-The tokens of all rows lie one after another, padded to one of few counts (``padded``): oneDNN compiles its
-kernels for a number of tokens when it first meets it, which takes milliseconds each, so few numbers must do.
-In the last layer only the tokens named in ``keep`` are computed after the attention: a label needs one hidden
-state per text.
+The tokens of all rows lie one after another without padding between them; only the attention sees them as
+rows of one width (``Rows``). What lies behind the last one pads to one of few counts (``padded``): oneDNN
+compiles its kernels for a number of tokens when it first meets it, which takes milliseconds each, so few
+numbers must do. In the last layer only the tokens named in ``keep`` are computed after the attention: a label
+needs one hidden state per text.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from transformers.activations import SiLUActivation
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+#: Tokens that go through the MLP at once: beyond, what lies between its products leaves the cache and the
+#: same products take up to half as long again (docs/adr/006).
+MLP_TOKENS = 512
 
 
 class Projection(Protocol):
@@ -58,6 +62,31 @@ class Parts:
     enter: Callable[[torch.Tensor], torch.Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """How the tokens that lie one after another make ``rows`` of ``width`` for the attention. Both indices
+    are None when every row is full.
+
+    ``cells``, ``[rows * width]``: the token of each cell, any for an empty one, which nobody may see.
+    ``tokens``: the cell of each token.
+    """
+
+    rows: int
+    width: int
+    cells: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, real: torch.Tensor) -> Rows:
+        """From ``real``, ``[rows, width]``, True where a row holds a token."""
+        rows, width = real.shape
+        if bool(real.all()):
+            return cls(rows, width)
+        flat = real.reshape(-1)
+        cells = (flat.cumsum(0) - 1).clamp_(min=0)
+        return cls(rows, width, cells.masked_fill_(~flat, 0), flat.nonzero()[:, 0])
+
+
 class FusedDecoderLayer(nn.Module):
     """Stands in for one decoder layer; takes the arguments Transformers' model passes to its layers.
 
@@ -84,40 +113,40 @@ class FusedDecoderLayer(nn.Module):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        layout: tuple[int, int] | None = None,
+        layout: Rows | None = None,
         keep: torch.Tensor | None = None,
         **unused: Any,
     ) -> torch.Tensor:
-        """``hidden_states`` is ``[1, tokens, hidden]``: ``layout`` rows of so many queries one after another,
-        then padding; without a layout, one row. ``keep`` names the tokens to go on with after the last
-        attention."""
+        """``hidden_states`` is ``[1, tokens, hidden]``: what ``layout`` says, then padding; without a layout,
+        one row. ``keep`` names the tokens to go on with after the last attention."""
         parts = self.parts
-        rows, queries = layout or (1, hidden_states.shape[1])
-        heads = self._attend(
-            hidden_states, rows, queries, position_embeddings, attention_mask, past_key_values
-        )
+        layout = layout or Rows(1, hidden_states.shape[1])
+        heads = self._attend(hidden_states, layout, position_embeddings, attention_mask, past_key_values)
         if self._last and keep is not None:
             heads, hidden_states = heads[:, keep], hidden_states[:, keep]
         hidden_states = parts.o.plus(parts.enter(heads), hidden_states)
+        pieces = hidden_states.split(MLP_TOKENS, dim=1)
+        return self._mlp(pieces[0]) if len(pieces) == 1 else torch.cat([*map(self._mlp, pieces)], dim=1)
+
+    def _mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        parts = self.parts
         x = parts.mlp_norm(hidden_states)
         return parts.down.plus(parts.enter(parts.up.times(x, parts.gate.silu(x))), hidden_states)
 
     def _attend(
         self,
         hidden_states: torch.Tensor,
-        rows: int,
-        queries: int,
+        layout: Rows,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor | None,
         past: Cache | None,
     ) -> torch.Tensor:
-        tokens = rows * queries
-        heads = self.parts.qkv(self.parts.input_norm(hidden_states))[0, :tokens]
-        heads = heads.view(rows, queries, self._q_heads + 2 * self._kv_heads, self._head_dim)
-        rotated = _rotate(heads[:, :, : self._q_heads + self._kv_heads], *position_embeddings)
-        query = rotated[:, :, : self._q_heads].transpose(1, 2)
-        key = rotated[:, :, self._q_heads :].transpose(1, 2)
-        value = heads[:, :, self._q_heads + self._kv_heads :].transpose(1, 2)
+        rows, queries = layout.rows, layout.width
+        heads = self.parts.qkv(self.parts.input_norm(hidden_states))[0]
+        _rotate(heads, self._q_heads + self._kv_heads, *position_embeddings)
+        heads = heads[: rows * queries] if layout.cells is None else heads.index_select(0, layout.cells)
+        heads = heads.view(rows, queries, -1, self._head_dim).transpose(1, 2)
+        query, key, value = heads.split([self._q_heads, self._kv_heads, self._kv_heads], dim=1)
         if past is not None:
             key, value = past.update(key, value, self.layer_idx)
         if mask is None:
@@ -128,9 +157,15 @@ class FusedDecoderLayer(nn.Module):
             grouped = query.reshape(rows, self._kv_heads, self.groups * queries, self._head_dim)
             out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=self._scaling)
             out = out.view(rows, self._q_heads, queries, self._head_dim)
-        flat = out.new_empty(1, hidden_states.shape[1], self._q_heads * self._head_dim)
-        flat[0, :tokens].view(rows, queries, self._q_heads, self._head_dim).copy_(out.transpose(1, 2))
-        flat[0, tokens:] = 0
+        by_cell = out.transpose(1, 2).reshape(rows * queries, -1)
+        flat = by_cell.new_empty(1, hidden_states.shape[1], by_cell.shape[1])
+        if layout.tokens is None:
+            flat[0, : len(by_cell)] = by_cell
+            flat[0, len(by_cell) :] = 0
+        else:
+            count = len(layout.tokens)
+            torch.index_select(by_cell, 0, layout.tokens, out=flat[0, :count])
+            flat[0, count:] = 0
         return flat
 
 
@@ -219,11 +254,14 @@ def _can_fuse(layer: Any) -> bool:
     )
 
 
-def _rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary embedding of ``[rows, queries, heads, head_dim]`` (Su et al. 2021, in the half-split layout)."""
-    half = heads.shape[-1] // 2
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    rotated = heads * cos
-    rotated[..., :half].addcmul_(heads[..., half:], sin[..., :half], value=-1)
-    rotated[..., half:].addcmul_(heads[..., :half], sin[..., half:])
-    return rotated
+def _rotate(tokens: torch.Tensor, heads: int, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Rotary embedding (Su et al. 2021, in the half-split layout) of the first ``heads`` heads of ``tokens``,
+    ``[tokens, all heads * head_dim]``, in place. ``cos`` and ``sin`` are ``[1, tokens, head_dim]``."""
+    dim = cos.shape[-1]
+    half = dim // 2
+    rotated = tokens[:, : heads * dim].view(len(tokens), heads, dim)
+    before = rotated.clone()
+    cos, sin = cos[0, :, None], sin[0, :, None]
+    rotated.mul_(cos)
+    rotated[..., :half].addcmul_(before[..., half:], sin[..., :half], value=-1)
+    rotated[..., half:].addcmul_(before[..., :half], sin[..., half:])

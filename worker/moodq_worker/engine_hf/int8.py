@@ -1,6 +1,6 @@
 """int8 weights and activations on a CPU: half the bytes and twice the arithmetic of bf16, on the same model.
 
-What keeps the accuracy (docs/adr/006):
+What keeps the accuracy (docs/adr/007):
 
 - The fixed prompts are prefilled with activations in three int8 terms (``Int8Linear.precise``), which is as
   exact as bf16. The activations a thousand times larger than the rest, which ruin one scale per tensor, are

@@ -84,7 +84,9 @@ def score_labels(
     keep = torch.cat(
         [lengths[:, None] - 1, torch.arange(width, width + extra).expand(len(texts), extra)], dim=1
     )
-    hidden = forward(model, ids, cache, seen, positions, keep=keep)
+    columns = torch.arange(width + extra)
+    real = (columns[None] < lengths[:, None]) | (columns[None] >= width)
+    hidden = forward(model, ids, cache, seen, positions, real, keep)
     at_end, branched = hidden[:, 0], hidden[:, 1:]
     by_head, first = [], 0
     for head in heads:
