@@ -98,6 +98,7 @@ class ArticleWay:
 
     def __init__(self, model: str, precision: str) -> None:
         self.name = f"article's way, {precision}"
+        self.texts_times = 1
         self._child = Child("article:ArticleModel", model=model, precision=precision)
 
     def run(self, texts: Sequence[Labelled]) -> Outcome:

@@ -134,6 +134,7 @@ class LlamaLabels:
     """The row: one text at a time, which is how a server with a cached prompt is called."""
 
     name = "llama.cpp, Q4_K_M, prompt cached, label words' logits"
+    texts_times = 1
 
     def __init__(self, child: Child, engine: Child) -> None:
         self._child, self._engine = child, engine

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 
 from .texts import Labelled
 
+#: How many times as many texts rows take that are measured for their throughput.
+THROUGHPUT_TIMES = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -22,10 +25,17 @@ class Outcome:
 
 
 class Peer(Protocol):
-    """One way to label texts. The bench runs every peer on the same slice, round by round."""
+    """One way to label texts. The bench runs every peer on the same slice, round by round.
+
+    ``texts_times``: a way that is measured for its throughput gets a slice so many times as long, so that its
+    first and last batches weigh as little as they do in steady work.
+    """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def texts_times(self) -> int: ...
 
     def run(self, texts: Sequence[Labelled]) -> Outcome: ...
 

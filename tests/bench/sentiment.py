@@ -49,11 +49,12 @@ def sentiment(
     for peer in peers:
         peer.run(pool.slice(rounds, WARM_UP_ITEMS))
     for number in range(rounds):
-        texts = pool.slice(number, items)
-        new_tokens += article.new_tokens(texts)
+        slices = {times: pool.slice(number, items * times) for times in {peer.texts_times for peer in peers}}
+        new_tokens += article.new_tokens(slices[max(slices)])
         machine.measure(peak)
         for peer in peers:
             time.sleep(PAUSE_S)
+            texts = slices[peer.texts_times]
             _run_row(console, rows[peer.name], peer, texts, f"round {number + 1} of {rounds}")
     mean_tokens = sum(new_tokens) / len(new_tokens)
     moodq = rows[UNDER_LOAD]

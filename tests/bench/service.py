@@ -21,7 +21,7 @@ from moodq_config.contracts import LabelScores, ModelRef, Result
 from moodq_config.settings import load_settings
 from moodq_producer import Client
 
-from .measure import Outcome
+from .measure import THROUGHPUT_TIMES, Outcome
 from .texts import Labelled
 
 TASK = "sentiment"
@@ -104,6 +104,7 @@ class OneAtATime:
     """Submit, wait for the result, submit the next: what a caller of one message feels."""
 
     name = "moodq, one at a time"
+    texts_times = 1
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -120,27 +121,17 @@ class OneAtATime:
 
 
 class UnderLoad:
-    """Submit everything, wait for everything. Latencies are each item's own, from enqueue to result.
-
-    ``passes`` runs over the same texts are put one after another and the median of their times is taken:
-    one pass is short, and each pays for the start and the end of its own batches.
-    """
+    """Submit everything, wait for everything. Latencies are each item's own, from enqueue to result."""
 
     name = "moodq, under load"
+    texts_times = THROUGHPUT_TIMES
 
-    def __init__(self, client: Client, passes: int, precision: str = "") -> None:
+    def __init__(self, client: Client, precision: str = "") -> None:
         if precision:
             self.name = f"moodq {precision}, under load"
         self._client = client
-        self._passes = passes
 
     def run(self, texts: Sequence[Labelled]) -> Outcome:
-        outcomes = sorted(
-            (self._once(texts) for _ in range(self._passes)), key=lambda outcome: outcome.wall_s
-        )
-        return outcomes[len(outcomes) // 2]
-
-    def _once(self, texts: Sequence[Labelled]) -> Outcome:
         begin = time.perf_counter()
         ids = [ticket.id for ticket in self._client.submit_many([text.text for text in texts], [TASK])]
         found = {result.id: result for result in self._client.wait(ids, RESULT_TIMEOUT_S)}

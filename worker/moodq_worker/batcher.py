@@ -82,6 +82,11 @@ class Batcher(Generic[T]):
         """Whether a text that goes first waits in any queue."""
         return any(lane.firsts for lane in self._lanes.values())
 
+    @property
+    def has_later(self) -> bool:
+        """Whether a text waits that does not go first, in any queue."""
+        return any(len(lane.firsts) < len(lane.by_arrival) for lane in self._lanes.values())
+
     def add(self, queue: str, entry: Entry[T]) -> None:
         self._lanes[queue].add(entry)
 

@@ -27,7 +27,9 @@ from moodq_worker.replies import SUFFIX_TOKENS, ReplyStage
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
-#: Part of the batch budget for labels between the passes of replies.
+#: Part of the batch budget for labels while replies are wanted, so that a label that comes meanwhile waits
+#: for less; and for that label itself, which takes few others with it.
+BESIDE_REPLIES_PART = 0.5
 HURRIED_PART = 0.25
 DRAINING_WAIT_S = 0.01
 
@@ -122,9 +124,7 @@ class Loop:
 
     def _turn(self) -> bool:
         self._unpack()
-        # A label that came while replies are written takes few with it, and is back sooner.
-        hurry = self._labels.has_first and (self._engine.running or self._replies)
-        batch = self._labels.next_batch(HURRIED_PART if hurry else 1.0)
+        batch = self._labels.next_batch(self._batch_part())
         if self._draining:
             batch = self._keep_started(batch)
         if batch:
@@ -134,6 +134,11 @@ class Loop:
         self._metrics.running.set(self._engine.running)
         self._metrics.waiting.set(len(self._labels) + len(self._replies))
         return bool(batch or self._engine.running or (self._labels and not self._draining))
+
+    def _batch_part(self) -> float:
+        if self._engine.running or self._replies:
+            return HURRIED_PART if self._labels.has_first else BESIDE_REPLIES_PART
+        return BESIDE_REPLIES_PART if self._labels.has_later else 1.0
 
     def _unpack(self) -> None:
         while self._inbox:

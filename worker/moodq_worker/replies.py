@@ -78,30 +78,23 @@ class ReplyStage:
                 self._step()
 
     def _join(self, *, started_only: bool) -> bool:
-        """Whether any text joined. Those of one prompt join together, the oldest's first, while rows, KV
-        memory and this turn's tokens allow."""
+        """Whether any text joined: the oldest first, while rows, KV memory and this turn's tokens allow."""
         admitted: list[Item] = []
         tokens = 0
         waiting = next((waiting for waiting in self._waiting.values() if waiting), deque())
-        prompt = None
-        for item in list(waiting):
+        for item in waiting:
             if len(self._running) + len(admitted) >= self._max_replies or (
                 started_only and not item.job.started
             ):
                 break
-            generation = self._generation(item)
-            own = (generation.task, generation.lang, generation.label)
-            prompt = prompt or own
-            if own != prompt:
-                continue
             tokens += len(item.tokens) + SUFFIX_TOKENS
             if admitted and tokens > self._prefill_tokens:
                 break
             if not self._engine.fits([self._generation(one) for one in [*admitted, item]]):
                 break
             admitted.append(item)
-        for item in admitted:
-            waiting.remove(item)
+        for _ in admitted:
+            waiting.popleft()
         if admitted:
             self._admit(admitted)
         return bool(admitted)

@@ -74,12 +74,13 @@ class Worker:
             result_ttl_s=settings.result_ttl_s,
             failure_ttl_s=settings.failure_ttl_s,
         )
+        budget = settings.batch_tokens or engine.best_batch_tokens()
         loop = Loop(
             engine,
             self._tasks,
             self._metrics,
             queues=settings.queues,
-            batch_tokens=settings.batch_tokens or engine.best_batch_tokens(),
+            batch_tokens=budget,
             bulk_share=settings.bulk_share,
             max_replies=settings.max_replies,
             max_wait_s=settings.max_wait_ms / 1000,
@@ -120,9 +121,10 @@ class Worker:
         intake.start()
         self._ready.set()
         log.info(
-            "ready: worker %s, queues %s, metrics on port %d",
+            "ready: worker %s, queues %s, batches of %d tokens, metrics on port %d",
             name,
             ",".join(settings.queues),
+            budget,
             self._health.port,
         )
         try:

@@ -61,8 +61,8 @@ def calibrate(model: PreTrainedModel, tokenizer: Any) -> list[LayerRange]:
                     width = len(batch[-1])
                     # Repeated rather than padded: padding would be measured too.
                     ids = torch.tensor([(row * width)[:width] for row in batch])
-                    cache = PrefillCache(prefix, width, keep=False)
-                    last_hidden(model, cache, prefix.tokens, ids, torch.full((len(batch),), width - 1))
+                    cache = PrefillCache([prefix] * len(batch), width, keep=False)
+                    last_hidden(model, cache, ids, torch.full((len(batch),), width - 1))
     return ranges
 
 

@@ -62,23 +62,23 @@ class DecodeBatch:
 
     @torch.inference_mode()
     def join(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> None:
-        """Prefill ``prompts`` and let ``rows`` take part from the next step on.
-
-        Rows that share a prefix are prefilled together, right-padded.
-        """
-        by_prefix: dict[int, list[int]] = {}
-        for index, prompt in enumerate(prompts):
-            by_prefix.setdefault(id(prompt.prefix), []).append(index)
-        for indices in by_prefix.values():
-            group = [prompts[i] for i in indices]
-            cache, logits = self._prefill(group)
-            firsts = self._choose([rows[i] for i in indices], logits)
-            for place, index in enumerate(indices):
-                row = rows[index]
-                row.length = prompts[index].prefix.tokens + len(prompts[index].tokens)
-                if not self._take(row, firsts[place]):
-                    self._cache.add(cache.row(place, row.length), row.length)
-                    self._rows.append(row)
+        """Prefill ``prompts`` in one pass and let ``rows`` take part from the next step on."""
+        # Those of one prefix side by side, so that it is laid out once for them.
+        order = sorted(range(len(rows)), key=lambda index: id(prompts[index].prefix))
+        prompts, rows = [prompts[index] for index in order], [rows[index] for index in order]
+        cache, logits = self._prefill(prompts)
+        lengths = [
+            len(prompt.tokens) + prompt.prefix.tokens + row.max_new_tokens
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
+        self._cache.reserve(len(rows), max(lengths), like=prompts[0].prefix)
+        for place, (prompt, row, first) in enumerate(
+            zip(prompts, rows, self._choose(rows, logits), strict=True)
+        ):
+            row.length = prompt.prefix.tokens + len(prompt.tokens)
+            if not self._take(row, first):
+                self._cache.add(cache.row(place, row.length), row.length)
+                self._rows.append(row)
 
     @torch.inference_mode()
     def step(self) -> list[DecodeEvent]:
@@ -111,16 +111,14 @@ class DecodeBatch:
     def keys(self) -> list[int]:
         return [row.key for row in self._rows]
 
-    def _prefill(self, group: list[Prompt]) -> tuple[PrefillCache, torch.Tensor]:
-        lengths = [len(prompt.tokens) for prompt in group]
-        prefix = group[0].prefix
-        width = max(lengths)
-        ids = torch.zeros(len(group), width, dtype=torch.long)
-        for row, prompt in enumerate(group):
+    def _prefill(self, prompts: Sequence[Prompt]) -> tuple[PrefillCache, torch.Tensor]:
+        lengths = torch.tensor([len(prompt.tokens) for prompt in prompts])
+        width = int(lengths.max())
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        for row, prompt in enumerate(prompts):
             ids[row, : lengths[row]] = torch.tensor(prompt.tokens)
-        cache = PrefillCache(prefix, width, keep=True)
-        ends = torch.tensor(lengths) - 1
-        return cache, output_logits(self._model, last_hidden(self._model, cache, prefix.tokens, ids, ends))
+        cache = PrefillCache([prompt.prefix for prompt in prompts], width, keep=True)
+        return cache, output_logits(self._model, last_hidden(self._model, cache, ids, lengths - 1))
 
     def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
         """Greedy choice, with each row's repetition penalty on the tokens it already made (CTRL,

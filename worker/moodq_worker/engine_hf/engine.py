@@ -21,6 +21,7 @@ from moodq_config.contracts import LabelScores, ModelRef
 from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.tasks import LANGS, GenerateTask, LabelTask, Lang, TaskSet
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
+from moodq_worker.engine_hf.batch_budget import best_batch_tokens
 from moodq_worker.engine_hf.calibrate import calibrate
 from moodq_worker.engine_hf.decode import DecodeBatch, Prompt, Row
 from moodq_worker.engine_hf.hardware import (
@@ -45,10 +46,6 @@ from moodq_worker.engine_hf.prompts import (
     tokenize_prompt,
 )
 
-#: Batches tried for ``best_batch_tokens``, the length of their rows, and what makes a doubled one worth it.
-BATCH_TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384)
-BATCH_ROW_TOKENS = 32
-WORTH_DOUBLING = 1.15
 GIVE_BACK_EVERY_S = 5.0
 _WARM_UP_TEXTS: dict[Lang, str] = {"zh": "今天天气很好。", "en": "It is a fine day."}
 
@@ -136,22 +133,8 @@ class HfEngine:
         return score_labels(self._model, [self._heads[task, lang] for task in tasks], texts)
 
     def best_batch_tokens(self) -> int:
-        """Doubles a batch of short rows while that gains ``WORTH_DOUBLING`` in tokens a second."""
         head = next(iter(self._heads.values()), None)
-        if head is None:
-            return BATCH_TOKENS[0]
-        row = (self.encode([_WARM_UP_TEXTS["zh"]])[0] * BATCH_ROW_TOKENS)[
-            : BATCH_ROW_TOKENS - len(head.suffix)
-        ]
-        best, speed = BATCH_TOKENS[0], 0.0
-        for budget in BATCH_TOKENS:
-            began = time.perf_counter()
-            score_labels(self._model, [head], [row] * (budget // BATCH_ROW_TOKENS))
-            reached = budget / (time.perf_counter() - began)
-            if reached < speed * WORTH_DOUBLING:
-                break
-            best, speed = budget, reached
-        return best
+        return best_batch_tokens(self._model, head, self.encode([_WARM_UP_TEXTS["zh"]])[0])
 
     def fits(self, generations: Sequence[Generation]) -> bool:
         lengths = []

@@ -78,7 +78,7 @@ def score_labels(
     for row, text in enumerate(texts):
         ids[row, : lengths[row]] = torch.tensor([*text, *suffix])
     ids[:, width:] = torch.tensor(layout.tokens, dtype=torch.long)
-    cache = PrefillCache(prefix, width + extra, keep=False)
+    cache = PrefillCache([prefix] * len(texts), width + extra, keep=False)
     seen, positions = _attention(layout, prefix.tokens, lengths, width, cache.columns)
     # What is looked at: the text's end and all of the branches.
     keep = torch.cat(

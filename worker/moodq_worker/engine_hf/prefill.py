@@ -64,11 +64,12 @@ def _one_row(layout: Rows, cells: torch.Tensor) -> torch.Tensor:
 
 
 def last_hidden(
-    model: PreTrainedModel, cache: PrefillCache, past: int, ids: torch.Tensor, ends: torch.Tensor
+    model: PreTrainedModel, cache: PrefillCache, ids: torch.Tensor, ends: torch.Tensor
 ) -> torch.Tensor:
-    """Hidden states ``[rows, hidden]`` at column ``ends`` of right-padded ``ids``, which follow ``past``
-    cached tokens. With causal attention nothing before the padding sees it."""
+    """Hidden states ``[rows, hidden]`` at column ``ends`` of right-padded ``ids``, which follow the rows'
+    prefixes. With causal attention nothing before the padding sees it."""
     columns = torch.arange(ids.shape[1])
-    seen = (torch.arange(cache.columns)[None] <= past + columns[:, None])[None]
+    positions = cache.pasts[:, None] + columns[None]
+    seen = torch.arange(cache.columns)[None, None] <= positions[:, :, None]
     real = columns[None] <= ends[:, None]
-    return forward(model, ids, cache, seen, past + columns[None], real, ends[:, None])[:, 0]
+    return forward(model, ids, cache, seen, positions, real, ends[:, None])[:, 0]
