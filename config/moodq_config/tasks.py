@@ -8,6 +8,7 @@ file of your own (``MOODQ_TASKS_FILE``).
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -28,6 +29,7 @@ from moodq_config.contracts import TaskName
 from moodq_config.errors import ConfigError, ErrorCode
 
 Lang = Literal["zh", "en"]
+_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 LANGS: tuple[Lang, ...] = ("zh", "en")
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1, max_length=4_000)]
@@ -211,9 +213,10 @@ def load_tasks(overlay: Path | None = None) -> TaskSet:
 def detect_lang(text: str) -> Lang:
     """``zh`` when at least a tenth of the letters are CJK ideographs, else ``en``: Chinese messages often
     carry Latin names, English ones hardly ever carry ideographs."""
-    ideographs = sum("\u4e00" <= char <= "\u9fff" or "\u3400" <= char <= "\u4dbf" for char in text)
-    letters = sum(char.isalpha() for char in text)
-    return "zh" if ideographs and ideographs * 10 >= letters else "en"
+    if text.isascii():
+        return "en"
+    ideographs = len(_IDEOGRAPH.findall(text))
+    return "zh" if ideographs and ideographs * 10 >= sum(map(str.isalpha, text)) else "en"
 
 
 def _parse(text: str, source: str) -> dict[str, Task]:

@@ -34,13 +34,23 @@ from .measure import Peer
 from .memory import memory
 from .page import write_page
 from .peers import llama_child
+from .queue_side import queue_side
 from .replies import TOGETHER, replies
 from .report import LATEST, print_figures, print_rows, write_json
 from .sentiment import Comparison, sentiment
 from .service import OneAtATime, Service, UnderLoad
 from .texts import TextPool, load_texts
 
-SECTIONS = ("sentiment", "interactive", "replies", "labels-during-replies", "four-tasks", "growth", "memory")
+SECTIONS = (
+    "sentiment",
+    "interactive",
+    "replies",
+    "labels-during-replies",
+    "four-tasks",
+    "growth",
+    "memory",
+    "queue",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +178,7 @@ def bench(console: Console, pool: TextPool, plan: Plan, model: Path | None) -> d
                 client, engine, pool.slice(0, plan.items), machine.floor_tokens_per_s, found
             ),
             "memory": lambda: memory(services, pool.slice(2, plan.items), found),
+            "queue": lambda: queue_side(LATEST.parent, plan.rounds, found),
         }
         for name in SECTIONS:
             if name in plan.sections:

@@ -21,6 +21,7 @@ from moodq_config.contracts import LabelScores, ModelRef, Result
 from moodq_config.settings import load_settings
 from moodq_producer import Client
 
+from .child import Child
 from .measure import THROUGHPUT_TIMES, Outcome
 from .texts import Labelled
 
@@ -33,11 +34,17 @@ STOP_TIMEOUT_S = 60.0
 class Service:
     """A server with append-only persistence, as ``moodq up`` starts it, and one worker. Idle between runs."""
 
-    def __init__(self, *, log: Path, environment: dict[str, str]) -> None:
+    def __init__(self, *, log: Path, environment: dict[str, str], round_trip_ms: float | None = None) -> None:
+        """With ``round_trip_ms`` the worker, not the client, reaches the server through ``proxy``."""
         self._folder = tempfile.TemporaryDirectory(prefix="moodq-bench-")
         self._server = ValkeyServer(data_dir=Path(self._folder.name), config={"appendonly": "yes"})
         self._server.start()
         url = f"redis://{self._server.host}:{self._server.port}/0"
+        worker_url = url
+        self.proxy: Child | None = None
+        if round_trip_ms is not None:
+            self.proxy = Child("proxy:Proxy", port=self._server.port, round_trip_ms=round_trip_ms)
+            worker_url = f"redis://127.0.0.1:{self.proxy.call('port')}/0"
         self._metrics_port = free_port()
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
@@ -49,7 +56,7 @@ class Service:
                 env={
                     **os.environ,
                     **environment,
-                    "MOODQ_REDIS_URL": url,
+                    "MOODQ_REDIS_URL": worker_url,
                     "MOODQ_METRICS_PORT": str(self._metrics_port),
                 },
                 stdout=sink,
@@ -71,6 +78,8 @@ class Service:
         except subprocess.TimeoutExpired:
             self._worker.kill()
             self._worker.wait()
+        if self.proxy is not None:
+            self.proxy.close()
         self._server.stop()
         self._folder.cleanup()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +11,19 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from rq import Repeat
 from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
+from rq.rate_limit import RateLimit
 from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 from rq.webhook import Webhook
 from rq.worker import SimpleWorker
 
 from moodq_config.errors import BadInput, ErrorCode, ModelError
-from moodq_config.names import INTERACTIVE
+from moodq_config.names import INTERACTIVE, events_key, result_key
+from moodq_worker.rq_claim import Claim
+from moodq_worker.rq_finish import RESULTS_AT_ONCE, WrittenResult
 from moodq_worker.rq_job import read_payload
 from moodq_worker.rq_worker import BatchWorker
 
@@ -46,22 +51,104 @@ def without_worker_ttl(found: dict[str, Any]) -> dict[str, Any]:
     return {**found, "rq:worker:WORKER": content}
 
 
+def succeed(worker: BatchWorker, claim: Claim, value: dict[str, Any]) -> bool:
+    (ours,) = worker.finish([], [(claim, value)])
+    return ours
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"result_ttl": 700, "failure_ttl": 600},
+        {},
+        {"result_ttl": -1},
+        {"meta": {"ours": "说"}, "retry": Retry(max=3), "timeout": 60},
+        {"repeat": Repeat(times=1)},
+        {"rate_limit": RateLimit("ours", 1)},
+        {"dependents": 2},
+    ],
+    ids=["ttls", "defaults", "kept", "meta-and-retries", "repeat", "rate-limit", "dependents"],
+)
 def test_a_job_that_succeeded_is_left_as_rq_leaves_it(
-    connection: Redis, push: Push, make_worker: MakeWorker, keyspace: Keyspace
+    connection: Redis,
+    push: Push,
+    make_worker: MakeWorker,
+    keyspace: Keyspace,
+    options: dict[str, Any],
 ) -> None:
-    options: dict[str, Any] = {"function": "builtins.dict", "result_ttl": 700, "failure_ttl": 600}
-    payload = push("job-1", **options).args[0]
+    def pushed() -> Job:
+        plain = {name: value for name, value in options.items() if name != "dependents"}
+        first = push("job-1", function="builtins.dict", **plain)
+        for number in range(options.get("dependents", 0)):
+            push(f"later-{number}", depends_on=first)
+        return first
+
+    payload = pushed().args[0]
     name, execution = run_by_rq(connection)
     expected = keyspace(WORKER=name, EXECUTION=execution)
 
     connection.flushall()
-    push("job-1", **options)
+    pushed()
     worker = make_worker()
     (claim,) = worker.claim(1, [INTERACTIVE])
-    assert worker.succeed(claim, payload)
+    assert succeed(worker, claim, payload)
     actual = keyspace(WORKER=worker.name, EXECUTION=claim.execution.id)
     assert without_worker_ttl(actual) == without_worker_ttl(expected)
     assert worker.executions == {}
+
+
+def test_results_and_many_jobs_are_written_in_one_round_trip(
+    connection: Any, push: Push, make_worker: MakeWorker
+) -> None:
+    ids = [f"job-{number}" for number in range(30)]
+    for id in ids:
+        push(id)
+    push("waited-for", depends_on=None)
+    push("later", depends_on=Job.fetch("waited-for", connection, serializer=JSONSerializer))
+    worker = make_worker()
+    claims = worker.claim(40, [INTERACTIVE])
+    results = [WrittenResult(id, json.dumps({"id": id}).encode()) for id in ids]
+    worker.finish(results[:1], [])  # the script is known to the server from here on
+    before = commands_seen(connection)
+    jobs = [(claim, {"done": 1}) for claim in claims]
+    assert worker.finish(results, jobs[:30]) == [True] * 30
+    assert commands_seen(connection) - before == 2  # the script and the INFO that counts
+    assert worker.finish([], jobs[30:]) == [True]
+    assert [claim.job.id for claim in worker.claim(5, [INTERACTIVE])] == ["later"]
+    assert connection.get(result_key("job-29")) == b'{"id": "job-29"}'
+    assert connection.xrange(events_key("job-29"))[0][1][b"event"] == b"done"
+    assert connection.zcard("rq:finished:interactive") == 31
+    worker.refresh()  # type: ignore[no-untyped-call]
+    assert worker.successful_job_count == 31
+
+
+def test_more_results_than_fit_one_script_are_all_written(
+    connection: Redis, push: Push, make_worker: MakeWorker
+) -> None:
+    push("a")
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    results = [WrittenResult(f"item-{n}", b"{}") for n in range(2 * RESULTS_AT_ONCE + 1)]
+    assert worker.finish(results, [(claim, {"done": len(results)})]) == [True]
+    assert len(connection.keys(result_key("*"))) == len(results)
+
+
+def test_a_stream_of_the_wrong_type_costs_no_result(
+    connection: Redis, push: Push, make_worker: MakeWorker
+) -> None:
+    push("a")
+    worker = make_worker()
+    (claim,) = worker.claim(1, [INTERACTIVE])
+    connection.set(events_key("a"), "not a stream")
+    assert worker.finish([WrittenResult("a", b"{}")], [(claim, {"done": 1})]) == [True]
+    assert connection.get(result_key("a")) == b"{}"
+
+
+def commands_seen(connection: Any) -> int:
+    """Commands that clients sent, those inside scripts left out."""
+    calls = connection.info("commandstats")
+    sent = ("cmdstat_evalsha", "cmdstat_info", "cmdstat_exec", "cmdstat_watch", "cmdstat_get")
+    return sum(calls.get(name, {}).get("calls", 0) for name in sent)
 
 
 def test_a_job_that_failed_is_left_as_rq_leaves_it_with_code_and_message_for_the_traceback(
@@ -91,7 +178,7 @@ def test_a_job_without_ttls_of_its_own_gets_those_of_the_settings(
     push("good")
     push("bad")
     good, bad = worker.claim(2, [INTERACTIVE])
-    worker.succeed(good, {"done": 1})
+    succeed(worker, good, {"done": 1})
     worker.fail(bad, ModelError("broken"), retry=False)
     assert 90 < connection.ttl("rq:job:good") <= 100
     assert 90 < connection.ttl("rq:results:good") <= 100
@@ -103,7 +190,7 @@ def test_a_producer_of_plain_rq_reads_the_return_value(push: Push, make_worker: 
     job = push("a")
     worker = make_worker()
     (claim,) = worker.claim(1, [INTERACTIVE])
-    worker.succeed(claim, {"done": 1, "说": "好"})
+    succeed(worker, claim, {"done": 1, "说": "好"})
     assert job.return_value() == {"done": 1, "说": "好"}
     assert job.get_status() == JobStatus.FINISHED
     worker.refresh()  # type: ignore[no-untyped-call]
@@ -146,7 +233,7 @@ def test_rq_requeue_brings_a_failed_job_back_with_all_its_attempts(
     (again,) = worker.claim(1, [INTERACTIVE])
     assert again.attempt == 1
     assert read_payload(again.job, max_items=5) == read_payload(claim.job, max_items=5)
-    assert worker.succeed(again, {"done": 1})
+    assert succeed(worker, again, {"done": 1})
 
 
 def test_a_job_that_another_worker_took_over_is_dropped_without_a_trace(
@@ -159,12 +246,12 @@ def test_a_job_that_another_worker_took_over_is_dropped_without_a_trace(
     assert other.take_over().requeued == 1
     (theirs,) = other.claim(1, [INTERACTIVE])
     before = keyspace()
-    assert slow.succeed(claim, {"done": 1}) is False
+    assert succeed(slow, claim, {"done": 1}) is False
     assert slow.fail(claim, ModelError("late"), retry=True) is False
     assert slow.put_back([claim]) == 0
     assert keyspace() == before
     assert slow.executions == {}
-    assert other.succeed(theirs, {"done": 1})
+    assert succeed(other, theirs, {"done": 1})
 
 
 def test_a_cancelled_job_stays_cancelled(push: Push, make_worker: MakeWorker) -> None:
@@ -172,7 +259,7 @@ def test_a_cancelled_job_stays_cancelled(push: Push, make_worker: MakeWorker) ->
     worker = make_worker()
     (claim,) = worker.claim(1, [INTERACTIVE])
     job.cancel()
-    assert worker.succeed(claim, {"done": 1}) is False
+    assert succeed(worker, claim, {"done": 1}) is False
     assert job.get_status() == JobStatus.CANCELED
 
 
@@ -182,7 +269,7 @@ def test_a_job_to_be_forgotten_at_once_leaves_nothing(
     push("a", result_ttl=0)
     worker = make_worker()
     (claim,) = worker.claim(1, [INTERACTIVE])
-    assert worker.succeed(claim, {"done": 1})
+    assert succeed(worker, claim, {"done": 1})
     worker.beat()
     assert connection.keys("*:a*") == []
 
@@ -192,7 +279,7 @@ def test_dependents_start_when_the_job_they_wait_for_is_done(push: Push, make_wo
     push("second", depends_on=first)
     worker = make_worker()
     (claim,) = worker.claim(5, [INTERACTIVE])
-    assert worker.succeed(claim, {"done": 1})
+    assert succeed(worker, claim, {"done": 1})
     assert [claim.job.id for claim in worker.claim(5, [INTERACTIVE])] == ["second"]
 
 
@@ -244,7 +331,7 @@ def test_callbacks_and_webhooks_of_a_job_never_run(
             connection.hset(f"rq:job:{job_id}", f"{kind}_callback_name", "moodq_canary.run")
     worker = make_worker()
     good, bad = worker.claim(2, [INTERACTIVE])
-    assert worker.succeed(good, {"done": 1})
+    assert succeed(worker, good, {"done": 1})
     assert worker.fail(bad, ModelError("broken"), retry=False)
     assert not touched.exists()
     assert seen == []

@@ -91,7 +91,7 @@ def test_a_heartbeat_keeps_every_job_in_hand(push: Push, make_worker: MakeWorker
     assert other.take_over().requeued == 0
     assert connection.hget("rq:job:a0", "last_heartbeat") != before
     assert all(connection.ttl(claim.execution.key) > 5 for claim in claims)
-    assert all(worker.succeed(claim, {"done": 1}) for claim in claims)
+    assert all(worker.finish([], [(claim, {"done": 1}) for claim in claims]))
 
 
 def test_a_heartbeat_does_not_bring_back_what_was_deleted(
@@ -188,7 +188,7 @@ def test_rq_info_shows_the_worker_and_its_jobs(push: Push, make_worker: MakeWork
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert "queue interactive 1, 1 executing, 0 finished, 0 failed" in shown
     assert re.search(rf"worker {worker.name} .* busy interactive\. jobs: 0 finished, 0 failed", shown)
-    assert worker.succeed(claim, {"done": 1})
+    assert worker.finish([], [(claim, {"done": 1})]) == [True]
 
 
 def test_rq_info_and_dashboards_do_not_fail_the_jobs_of_a_dead_worker(
@@ -212,7 +212,7 @@ def test_what_a_draining_worker_puts_back_is_in_front_in_order_and_does_not_coun
         push(job_id)
     worker = make_worker()
     claims = worker.claim(3, [INTERACTIVE])
-    assert worker.succeed(claims[1], {"done": 1})
+    assert worker.finish([], [(claims[1], {"done": 1})]) == [True]
     assert worker.put_back([claims[0], claims[2]]) == 2
     assert waiting(connection) == ["a", "c", "d"]
     assert claims[0].job.get_status() == JobStatus.QUEUED

@@ -1,7 +1,7 @@
 """Results out: one result key and one ``done`` event per item, then the job in RQ's own registries.
 
-Runs in its own thread and writes whatever is finished in one pipeline. The result comes first: a worker that
-dies between the two leaves a job that is started again and finds its items already done.
+Runs in its own thread and writes whatever is finished in one step. The result comes first: a worker that dies
+between the two leaves a job that is started again and finds its items already done.
 """
 
 from __future__ import annotations
@@ -11,25 +11,24 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from redis.client import Pipeline
+from pydantic_core import to_json
 from redis.exceptions import RedisError
 
-from moodq_config.contracts import ModelRef, Result, ResultStatus
+from moodq_config.contracts import ModelRef, Result, ResultStatus, Timings
 from moodq_config.errors import NEVER_RETRIED, MoodqError
-from moodq_config.names import events_key, result_key
+from moodq_config.names import events_key
 from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
-from moodq_worker.rq_worker import BatchWorker
+from moodq_worker.rq_finish import WrittenResult
+from moodq_worker.rq_worker import EVENTS_MAXLEN, BatchWorker
 
 log = logging.getLogger(__name__)
 
-#: Entries an item's event stream may hold: its labels, its tokens, its end.
-EVENTS_MAXLEN = 2_048
 RETRY_WAIT_S = 0.5
 
 
@@ -63,10 +62,10 @@ class Delivery:
     def start(self) -> None:
         self._thread.start()
 
-    def deliver(self, item: Item) -> None:
-        """Hand over an item whose outcome is known. Its job follows when it was the last one."""
+    def deliver(self, items: Sequence[Item]) -> None:
+        """Hand over items whose outcome is known. A job follows with the last of its items."""
         with self._wake:
-            self._items.append(item)
+            self._items += items
             self._wake.notify()
 
     def empty_job(self, job: Job) -> None:
@@ -109,24 +108,39 @@ class Delivery:
                 self._persist(items, jobs)
 
     def _persist(self, items: list[Item], jobs: list[Job]) -> None:
-        """Write until Redis takes it: dropping a finished result would cost the work again."""
-        while True:
-            try:
-                began = time.perf_counter()
-                self._write(items)
-                self._metrics.result_write.observe(time.perf_counter() - began)
-                break
-            except RedisError as error:
-                log.warning("results not written: %s; trying again in %.1f s", error, RETRY_WAIT_S)
-                time.sleep(RETRY_WAIT_S)
+        """Write results and finish jobs until Redis takes it: dropping a finished result would cost the work
+        again."""
         ended = list(jobs)
         for item in items:
-            self._count(item)
             item.job.open -= 1
             if item.job.open == 0:
                 ended.append(item.job)
+        finished_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        timings = [item.clock.timings() for item in items]
+        results = [
+            self._written(item, spent, finished_at)
+            for item, spent in zip(items, timings, strict=True)
+            if not self._will_retry(item)
+        ]
+        well = [(job.claim, value) for job in ended if (value := self._return_value(job)) is not None]
+        began = time.perf_counter()
+        self._until_taken(lambda: self._worker.finish(results, well), "results not written")
+        self._metrics.result_write.observe(time.perf_counter() - began)
+        for item, spent in zip(items, timings, strict=True):
+            self._count(item, spent)
         for job in ended:
-            self._end(job)
+            self._until_taken(lambda job=job: self._fail(job), f"job {job.id} not finished")  # type: ignore[misc]
+            self._finished(job)
+            job.items.clear()  # they refer to their job: without a cycle they are freed here and now
+
+    def _until_taken(self, write: Callable[[], object], what: str) -> None:
+        while True:
+            try:
+                write()
+                return
+            except RedisError as error:
+                log.warning("%s: %s; trying again in %.1f s", what, error, RETRY_WAIT_S)
+                time.sleep(RETRY_WAIT_S)
 
     def _write_events(self, events: list[tuple[Item, str, dict[str, Any]]]) -> None:
         if not events:
@@ -142,37 +156,21 @@ class Delivery:
         except RedisError as error:
             log.warning("%d events not published: %s", len(events), error)
 
-    def _write(self, items: list[Item]) -> None:
-        written = [item for item in items if not self._will_retry(item)]
-        if not written:
-            return
-        with self._worker.connection.pipeline(transaction=True) as pipe:
-            for item in written:
-                self._write_one(pipe, item)
-            pipe.execute()
-
-    def _write_one(self, pipe: Pipeline, item: Item) -> None:
-        body = self._result(item).model_dump_json(exclude_none=True)
-        ttl = self._terms.result_ttl_s
-        events = events_key(item.id)
-        pipe.set(result_key(item.id), body, ex=ttl)
-        pipe.xadd(events, {"event": "done", "data": body}, maxlen=EVENTS_MAXLEN, approximate=True)
-        pipe.expire(events, ttl)
-
-    def _result(self, item: Item) -> Result:
+    def _written(self, item: Item, timings: Timings, finished_at: str) -> WrittenResult:
         failed = item.error is not None
-        return Result(
+        result = Result(
             id=item.id,
             status=ResultStatus.FAILED if failed else ResultStatus.DONE,
-            results={} if failed else dict(item.results),
+            results={} if failed else item.results,
             error=item.item_error,
             model=self._terms.model,
-            timings_ms=item.clock.timings(),
+            timings_ms=timings,
             worker=self._terms.worker,
             attempt=item.job.claim.attempt,
-            finished_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            finished_at=finished_at,
             metadata=item.request.metadata if item.request else None,
         )
+        return WrittenResult(item.id, to_json(result, exclude_none=True))
 
     def _will_retry(self, item: Item) -> bool:
         """Whether the job of this failed item is going to be started again, so that it has no result yet."""
@@ -183,42 +181,38 @@ class Delivery:
             and bool(item.job.claim.job.should_retry)
         )
 
-    def _end(self, job: Job) -> None:
-        while True:
-            try:
-                outcome = self._finish(job)
-                break
-            except RedisError as error:
-                log.warning("job %s not finished: %s; trying again in %.1f s", job.id, error, RETRY_WAIT_S)
-                time.sleep(RETRY_WAIT_S)
-        self._metrics.jobs.labels(job.claim.queue.name, outcome).inc()
-        self._finished(job)
-
-    def _finish(self, job: Job) -> str:
+    def _return_value(self, job: Job) -> dict[str, Any] | None:
+        """What the job's own result says; None when the job failed or is to be started again."""
         errors = [item.error for item in job.items if item.error is not None]
-        if any(self._will_retry(item) for item in job.items):
-            self._worker.fail(job.claim, errors[0], retry=True)
-            return "retried"
-        if errors and len(errors) == len(job.items) and not job.skipped:
-            self._worker.fail(job.claim, _summary(errors), retry=False)
-            return "failed"
-        counts = Counter(str(error.code) for error in errors)
+        if errors and ((len(errors) == len(job.items) and not job.skipped) or self._retries(job)):
+            return None
+        codes = Counter(str(error.code) for error in errors)
         done = len(job.items) - len(errors) + job.skipped
-        self._worker.succeed(job.claim, {"done": done, "failed": len(errors), "codes": dict(counts)})
-        return "done"
+        return {"done": done, "failed": len(errors), "codes": dict(codes)}
 
-    def _count(self, item: Item) -> None:
-        metrics, clock = self._metrics, item.clock
-        outcome, code = ("failed", str(item.error.code)) if item.error else ("done", "")
-        timings = clock.timings()
-        tasks = list(item.results) or ["none"]
-        for task in item.request.tasks if item.request and item.error is None else tasks:
-            metrics.items.labels(task, outcome, code).inc()
-            metrics.e2e_latency.labels(task).observe(timings.total / 1000)
-            metrics.queue_time.labels(task).observe(timings.queue / 1000)
-            metrics.batch_wait.labels(task).observe(timings.batch / 1000)
+    def _fail(self, job: Job) -> None:
+        """End a job that did not go well; nothing for one that did."""
+        outcome = "done"
+        if self._return_value(job) is None:
+            errors = [item.error for item in job.items if item.error is not None]
+            retry = self._retries(job)
+            self._worker.fail(job.claim, errors[0] if retry else _summary(errors), retry=retry)
+            outcome = "retried" if retry else "failed"
+        self._metrics.jobs.labels(job.claim.queue.name, outcome).inc()
+
+    def _retries(self, job: Job) -> bool:
+        return any(self._will_retry(item) for item in job.items)
+
+    def _count(self, item: Item, timings: Timings) -> None:
+        metrics = self._metrics
+        if item.error is not None:
+            for task in list(item.results) or ["none"]:
+                metrics.count_item(task, "failed", str(item.error.code), timings)
+        elif item.request is not None:
+            for task in item.request.tasks:
+                metrics.count_item(task, "done", "", timings)
         for task, scores in item.scores.items():
-            metrics.labels.labels(task, scores.label).inc()
+            metrics.count_label(task, scores.label)
 
 
 def _summary(errors: list[MoodqError]) -> MoodqError:

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from moodq_config.contracts import LabelScores, ModelRef
 from moodq_config.tasks import GenerateTask, Lang, TaskSet
@@ -18,6 +19,13 @@ from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
 
 _SLEEP = re.compile(r"\[\[sleep (\d+(?:\.\d+)?)\]\]")
 _BAD_WORDS = ("bad", "差", "坏", "angry", "terrible", "糟")
+
+
+@cache
+def _confident(labels: tuple[str, ...], chosen: str) -> LabelScores:
+    rest = 0.1 / (len(labels) - 1)
+    scores = {label: 0.9 if label == chosen else rest for label in labels}
+    return LabelScores(label=chosen, probability=0.9, scores=scores)
 
 
 @dataclass
@@ -47,7 +55,7 @@ class FakeEngine:
         return None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[ord(char) for char in text] for text in texts]
+        return [list(map(ord, text)) for text in texts]
 
     def label(
         self, tasks: Sequence[str], lang: Lang, texts: Sequence[Sequence[int]]
@@ -93,16 +101,15 @@ class FakeEngine:
     def _spend(self, texts: Sequence[str]) -> None:
         if any("[[raise]]" in text for text in texts):
             raise RuntimeError("the fake engine was asked to raise")
-        asked = [float(match.group(1)) for text in texts for match in _SLEEP.finditer(text)]
-        time.sleep(max([self.seconds_per_batch, *asked]))
+        asked = [float(match.group(1)) for text in texts if "[[" in text for match in _SLEEP.finditer(text)]
+        if seconds := max([self.seconds_per_batch, *asked]):
+            time.sleep(seconds)
 
     def _scores(self, text: str, labels: tuple[str, ...]) -> LabelScores:
         if "[[nan]]" in text:
             return LabelScores(label=labels[0], probability=math.nan, scores=dict.fromkeys(labels, math.nan))
         chosen = labels[1] if any(word in text.lower() for word in _BAD_WORDS) else labels[0]
-        rest = 0.1 / (len(labels) - 1)
-        scores = {label: 0.9 if label == chosen else rest for label in labels}
-        return LabelScores(label=chosen, probability=0.9, scores=scores)
+        return _confident(labels, chosen)
 
     def _advance(self, row: _Row) -> DecodeEvent:
         task = self._known()[row.generation.task]

@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from moodq_worker.rq_worker import BatchWorker, Claim
+from moodq_worker.rq_claim import Claim
+from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
 

@@ -20,22 +20,21 @@ from moodq_config.names import result_key
 from moodq_config.tasks import TaskSet, detect_lang
 from moodq_worker.engine import Engine
 from moodq_worker.items import Clock, Item, Job
+from moodq_worker.pace import Pace
+from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_job import read_payload
-from moodq_worker.rq_worker import BatchWorker, Claim
+from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
 
-#: Jobs taken in one claim: enough to fill a batch of short texts, few enough that one claim stays quick.
-CLAIM_JOBS = 64
 IDLE_WAIT_S = 1.0
 RETRY_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeLimits:
-    """``items_in_hand`` bounds what one queue may have claimed and unfinished here."""
+    """What is accepted; from the settings."""
 
-    items_in_hand: int
     max_items_per_job: int
     max_text_chars: int
     max_text_tokens: int
@@ -53,6 +52,7 @@ class Intake:
         *,
         accept: Callable[[Job], None],
         in_hand: Callable[[str], int],
+        pace: Pace,
     ) -> None:
         self._worker = worker
         self._engine = engine
@@ -61,8 +61,11 @@ class Intake:
         self._item_limits = ItemLimits(max_text_chars=limits.max_text_chars, task_names=frozenset(tasks))
         self._accept = accept
         self._in_hand = in_hand
+        self._pace = pace
         self._stop = threading.Event()
         self._room = threading.Event()
+        #: Whether a queue is not asked for work because it has too much in hand; room there must be heard of.
+        self._left_out = False
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -82,6 +85,8 @@ class Intake:
     def room_made(self) -> None:
         """Tell a waiting intake that items were finished."""
         self._room.set()
+        if self._left_out:
+            self._worker.wake()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -93,24 +98,27 @@ class Intake:
 
     def _turn(self) -> None:
         self._room.clear()
-        queues = [name for name in self._worker.queue_names() if self._has_room(name)]
+        names = self._worker.queue_names()
+        queues = [name for name in names if self._has_room(name)]
+        self._left_out = len(queues) < len(names)
         if not queues:
             self._room.wait(IDLE_WAIT_S)
         elif self._worker.suspended():
             self._stop.wait(IDLE_WAIT_S)
         else:
-            claims = self._worker.claim(CLAIM_JOBS, queues)
+            claims = self._worker.claim(self._pace.jobs(min(map(self._in_hand, queues))), queues)
             if claims:
                 self.take(claims)
             else:
                 self._worker.wait_for_work(IDLE_WAIT_S, queues)
 
     def _has_room(self, queue: str) -> bool:
-        return self._in_hand(queue) < self._limits.items_in_hand
+        return self._in_hand(queue) < self._pace.in_hand
 
     def take(self, claims: Sequence[Claim]) -> None:
         """Read, check and tokenize ``claims`` and hand each over as a job."""
         jobs = [self._read(claim) for claim in claims]
+        self._pace.claimed(len(jobs), sum(len(job.items) for job in jobs))
         self._skip_finished([item for job in jobs for item in job.items])
         self._tokenize([item for job in jobs for item in job.items if item.error is None])
         for job in jobs:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from moodq_config.contracts import GeneratedText, ItemError, LabelScores, RequestItem, Timings
 from moodq_config.errors import MoodqError
 from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet
-from moodq_worker.rq_worker import Claim
+from moodq_worker.rq_claim import Claim
 
-_next_key = itertools.count(1)
+_keys = itertools.count(1)
 
 
 @dataclass(slots=True)
@@ -75,7 +74,7 @@ class Item:
     texts: dict[str, GeneratedText] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
     error: MoodqError | None = None
-    key: int = field(default_factory=lambda: next(_next_key))
+    key: int = field(default_factory=_keys.__next__)
 
     def plan(self, tasks: TaskSet) -> None:
         """Fill the to-do lists from the request: labels first, and the label a reply listens to."""
@@ -94,12 +93,16 @@ class Item:
         return self.scores[task.after].label if task.after else None
 
     @property
-    def results(self) -> Mapping[str, LabelScores | GeneratedText]:
+    def results(self) -> dict[str, LabelScores | GeneratedText]:
         """The tasks the request named, in its order; a label computed only to steer is left out."""
         if self.request is None:
             return {}
-        found: dict[str, LabelScores | GeneratedText] = {**self.scores, **self.texts}
-        return {name: found[name] for name in self.request.tasks if name in found}
+        scores, texts = self.scores, self.texts
+        return {
+            name: scores[name] if name in scores else texts[name]
+            for name in self.request.tasks
+            if name in scores or name in texts
+        }
 
     @property
     def item_error(self) -> ItemError | None:

@@ -66,6 +66,7 @@ class Loop:
             publish=lambda item, event, data: self._out().publish(item, event, data),
         )
         self._inbox: deque[Job] = deque()
+        self._ended: list[Item] = []
         self._jobs: dict[str, Job] = {}
         self._in_hand: Counter[str] = Counter()
         self._wake = threading.Condition()
@@ -130,7 +131,9 @@ class Loop:
         if batch:
             self._gather(batch)
             self._run_labels(batch)
+        self._hand_on()
         self._replies.turn(started_only=self._draining)
+        self._hand_on()
         self._metrics.running.set(self._engine.running)
         self._metrics.waiting.set(len(self._labels) + len(self._replies))
         return bool(batch or self._engine.running or (self._labels and not self._draining))
@@ -147,7 +150,7 @@ class Loop:
                 self._out().empty_job(job)
             for item in job.items:
                 if item.error is not None:
-                    self._out().deliver(item)
+                    self._ended.append(item)
                 elif item.labels_todo:
                     self._queue_label(item)
                 else:
@@ -165,7 +168,8 @@ class Loop:
             batch[:] = self._labels.next_batch()
 
     def _queue_label(self, item: Item) -> None:
-        names = self._tasks.computed_with(item.labels_todo[0], item.labels_todo)
+        todo = tuple(item.labels_todo)
+        names = todo if len(todo) == 1 else self._tasks.computed_with(todo[0], todo)
         tokens = len(item.tokens) + SUFFIX_TOKENS * len(names)
         self._labels.add(
             item.queue, Entry(item.key, (names, item.lang), tokens, item, first=not item.generates_todo)
@@ -224,9 +228,15 @@ class Loop:
                 )
         return usable
 
+    def _hand_on(self) -> None:
+        """Give delivery what has ended: a batch at once, since each call wakes its thread."""
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._out().deliver(ended)
+
     def _next_stage(self, item: Item) -> None:
         if item.error is not None:
-            self._out().deliver(item)
+            self._ended.append(item)
         elif item.labels_todo:
             self._queue_label(item)
         elif item.generates_todo:
@@ -235,7 +245,7 @@ class Loop:
                 self._out().publish(item, "label", labels)
             self._replies.add(item)
         else:
-            self._out().deliver(item)
+            self._ended.append(item)
 
     def _engine_failed(self, item: Item, error: Exception) -> None:
         log.error("item %s: the engine failed: %s", item.id, type(error).__name__, exc_info=error)
@@ -248,9 +258,10 @@ class Loop:
         cached = self._engine.prompt_tokens(task, lang)
         self._metrics.batch_items.labels(task).observe(len(batch))
         self._metrics.batch_tokens.labels(task).observe(tokens)
-        for entry in batch:
-            self._metrics.prefill_time.labels(task).observe(spent)
-            self._metrics.count_prefill(entry.tokens, cached)
+        self._metrics.count_prefill(tokens, cached * len(batch))
+        prefill_time = self._metrics.prefill_time.labels(task)
+        for _ in batch:
+            prefill_time.observe(spent)
 
     def _out(self) -> Delivery:
         if self.delivery is None:

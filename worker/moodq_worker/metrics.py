@@ -6,8 +6,12 @@ Seconds everywhere, bounded labels only. Where vLLM has a name its suffix is use
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
+from moodq_config.contracts import Timings
 from moodq_worker.engine import ModelInfo
 
 #: Seconds: from one short forward pass to minutes of waiting.
@@ -86,6 +90,9 @@ class Metrics:
             "jobs", "Jobs by outcome: done, failed, retried, taken_over", ("queue", "outcome")
         )
         self.labels = counter("labels", "Labels given", ("task", "label"))
+        # Looking a child up by its labels costs as much as counting with it.
+        self._of_item = cache(self._find_item)
+        self._of_label: Callable[[str, str], Counter] = cache(self.labels.labels)
         self._model = Info("moodq_model", "The loaded model", registry=self.registry)
 
     def count_prefill(self, tokens: int, cached: int) -> None:
@@ -93,6 +100,27 @@ class Metrics:
         self.prompt_tokens.inc(tokens)
         self.prefix_queries.inc(cached + tokens)
         self.prefix_hits.inc(cached)
+
+    def count_item(self, task: str, outcome: str, code: str, timings: Timings) -> None:
+        """An item has its outcome."""
+        items, total, queue, batch = self._of_item(task, outcome, code)
+        items.inc()
+        total.observe(timings.total / 1000)
+        queue.observe(timings.queue / 1000)
+        batch.observe(timings.batch / 1000)
+
+    def count_label(self, task: str, label: str) -> None:
+        self._of_label(task, label).inc()
+
+    def _find_item(
+        self, task: str, outcome: str, code: str
+    ) -> tuple[Counter, Histogram, Histogram, Histogram]:
+        return (
+            self.items.labels(task, outcome, code),
+            self.e2e_latency.labels(task),
+            self.queue_time.labels(task),
+            self.batch_wait.labels(task),
+        )
 
     def describe_model(self, info: ModelInfo) -> None:
         self._model.info(

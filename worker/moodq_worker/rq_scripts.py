@@ -25,7 +25,7 @@ INDEX_GRACE_S = 60
 #: fails every job whose entry has expired; with this, jobs of dead workers stay ours to take over meanwhile.
 RQ_GRACE_S = 3600
 
-_PRELUDE = """
+PRELUDE = """
 local conf = cjson.decode(ARGV[1])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
@@ -54,10 +54,10 @@ end
 # Returns {queue index, job id, execution id, attempt, hash} for each; no execution id: an unusable job id.
 _CLAIM = """
 local worker, worker_executions = KEYS[#KEYS - 1], KEYS[#KEYS]
-local claimed = {}
+local claimed, bytes = {}, 0
 for queue = 1, (#KEYS - 2) / 2 do
   local list, wip = KEYS[queue * 2 - 1], KEYS[queue * 2]
-  while #claimed < #ARGV - 1 do
+  while #claimed < #ARGV - 1 and bytes < conf.enough_bytes do
     local id = redis.pcall('LPOP', list)
     if not id or type(id) == 'table' then break end
     local key = conf.job .. id
@@ -79,6 +79,7 @@ for queue = 1, (#KEYS - 2) / 2 do
         index(wip, id, execution)
         redis.call('SADD', worker_executions, id .. ':' .. execution)
         table.insert(claimed, {queue - 1, id, execution, attempt, redis.call('HGETALL', key)})
+        bytes = bytes + redis.call('HSTRLEN', key, 'data')
       end
     end
   end
@@ -179,13 +180,14 @@ class Scripts:
     """The scripts, bound to a connection. ``lease_s`` is how long an execution lives without a heartbeat."""
 
     def __init__(self, connection: Redis, *, lease_s: float, max_attempts: int, failure_ttl_s: int) -> None:
-        self._claim = connection.register_script(_PRELUDE + _CLAIM)
-        self._renew = connection.register_script(_PRELUDE + _RENEW)
-        self._take_over = connection.register_script(_PRELUDE + _TAKE_OVER)
-        self._put_back = connection.register_script(_PRELUDE + _PUT_BACK)
+        self._claim = connection.register_script(PRELUDE + _CLAIM)
+        self._renew = connection.register_script(PRELUDE + _RENEW)
+        self._take_over = connection.register_script(PRELUDE + _TAKE_OVER)
+        self._put_back = connection.register_script(PRELUDE + _PUT_BACK)
         head, _, tail = WORKER_EXECUTIONS_KEY_TEMPLATE.format("\n").partition("\n")
         probe = Execution("", "", connection)
-        self._conf: dict[str, Any] = {
+        #: Names of RQ's keys and the terms every script works by.
+        self.conf: dict[str, Any] = {
             "job": Job.key_for(""),
             "execution": probe.key.removesuffix(probe.composite_key),
             "executions_of": ExecutionRegistry("", connection).key,
@@ -207,12 +209,19 @@ class Scripts:
         execution: Execution,
         job_fields: dict[str, str],
         busy: str,
+        enough_bytes: int,
     ) -> list[list[Any]]:
-        """``execution`` is the pattern of those to be registered under the ids of ``executions``."""
+        """``execution`` is the pattern of those to be registered under the ids of ``executions``. No more is
+        claimed once the jobs' data come to ``enough_bytes``."""
         fields = {
             name: value for name, value in execution.serialize().items() if name not in ("id", "job_id")
         }
-        conf = self._with(job_fields=_flat(job_fields), execution_fields=_flat(fields), busy=busy)
+        conf = self._with(
+            job_fields=_flat(job_fields),
+            execution_fields=_flat(fields),
+            busy=busy,
+            enough_bytes=enough_bytes,
+        )
         return cast("list[list[Any]]", self._claim(keys, [conf, *executions]))
 
     def renew(
@@ -230,7 +239,7 @@ class Scripts:
         return cast("int", self._put_back(keys, [self._with(worker=worker), *ids]))
 
     def _with(self, **more: object) -> str:
-        return json.dumps(self._conf | more)
+        return json.dumps(self.conf | more)
 
 
 def lease_ttl(lease_s: float) -> int:

@@ -13,7 +13,6 @@ import math
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 from uuid import uuid4
 
@@ -28,6 +27,15 @@ from rq.worker.base import WorkerStatus
 
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_worker.doorbell import Doorbell
+from moodq_worker.rq_claim import Claim, TakenOver, fresh_ids
+from moodq_worker.rq_finish import (
+    JOBS_AT_ONCE,
+    RESULTS_AT_ONCE,
+    End,
+    FinishScript,
+    WrittenResult,
+    needs_rq,
+)
 from moodq_worker.rq_hooks import HookedWorker
 from moodq_worker.rq_job import MoodqJob, SafeJSONSerializer
 from moodq_worker.rq_scripts import Scripts, hash_of
@@ -36,30 +44,13 @@ log = logging.getLogger(__name__)
 
 #: Abandoned executions looked at in one ``take_over``.
 TAKE_OVER_LIMIT = 500
+#: Bytes of jobs' data after which a claim takes no more: some hundred texts in long jobs, so that what one
+#: worker takes at once stays a fair share.
+CLAIM_BYTES = 48 * 1024
+#: Entries an item's event stream may hold: its labels, its tokens, its end.
+EVENTS_MAXLEN = 2_048
 #: Seconds between two clean-ups of RQ's registries of ended jobs.
 CLEAN_UP_EVERY_S = 60.0
-
-
-@dataclass(slots=True)
-class Claim:
-    """A job in hand. Times are unix seconds; ``attempt`` counts from 1. ``error`` says why it cannot be run;
-    the caller then fails it."""
-
-    job: MoodqJob
-    queue: Queue
-    execution: Execution
-    attempt: int
-    claimed_at: float
-    enqueued_at: float
-    error: MoodqError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TakenOver:
-    """``given_up`` are jobs whose attempts are used up; they are in hand and the caller fails them."""
-
-    requeued: int
-    given_up: list[Claim]
 
 
 class BatchWorker(HookedWorker):
@@ -94,6 +85,9 @@ class BatchWorker(HookedWorker):
         self._failure_ttl_s = failure_ttl_s
         self._scripts = Scripts(
             self.connection, lease_s=lease_s, max_attempts=max_attempts, failure_ttl_s=failure_ttl_s
+        )
+        self._finish = FinishScript(
+            self.connection, self._scripts.conf, result_ttl_s=result_ttl_s, events_maxlen=EVENTS_MAXLEN
         )
         self._doorbell = Doorbell(self.connection, {queue.name: queue.key for queue in self.queues})
         self._life = threading.Lock()
@@ -155,7 +149,7 @@ class BatchWorker(HookedWorker):
         rows = self._scripts.claim(
             [key for queue in queues for key in (queue.key, queue.started_job_registry.key)]
             + [self.key, self.executions_key],
-            [uuid4().hex for _ in range(max_jobs)],
+            fresh_ids(max_jobs),
             execution=pattern,
             job_fields={
                 "status": JobStatus.STARTED.value,
@@ -164,17 +158,40 @@ class BatchWorker(HookedWorker):
                 "worker_name": self.name,
             },
             busy=WorkerStatus.BUSY.value,
+            enough_bytes=CLAIM_BYTES,
         )
         if rows:
             self._state = WorkerStatus.BUSY
         return [self._in_hand(queues[index], *row) for index, *row in rows]
 
-    def succeed(self, claim: Claim, return_value: dict[str, Any]) -> bool:
-        """Finish the job as RQ does after a function returned. False if it is no longer this worker's."""
-        if not self._still_ours(claim):
-            return False
-        self._finalize_success(claim.job, claim.queue, claim.execution, return_value)
-        return True
+    def finish(
+        self, results: Sequence[WrittenResult], jobs: Sequence[tuple[Claim, dict[str, Any]]]
+    ) -> list[bool]:
+        """Write results, then finish jobs with their return values: one round trip for a batch. Says of each
+        job whether it was still this worker's; the end of one that was not belongs to someone else."""
+        for start in range(0, len(results) - RESULTS_AT_ONCE, RESULTS_AT_ONCE):
+            self._finish(self, results[start : start + RESULTS_AT_ONCE], [], now(), 0)
+        written = (len(results) - 1) // RESULTS_AT_ONCE * RESULTS_AT_ONCE if results else 0
+        last = results[written:]
+        ends: list[End] = []
+        for start in range(0, max(1, len(jobs)), JOBS_AT_ONCE):
+            some = jobs[start : start + JOBS_AT_ONCE]
+            quick = [(claim, value) for claim, value in some if not needs_rq(claim.job)]
+            found = iter(self._finish(self, last, quick, now(), self.default_result_ttl))
+            ends += [End.NEEDS_RQ if needs_rq(claim.job) else next(found) for claim, _ in some]
+            last = []
+        ours: list[bool] = []
+        for (claim, value), end in zip(jobs, ends, strict=True):
+            if end is End.NEEDS_RQ:
+                ours.append(self._still_ours(claim))
+                if ours[-1]:
+                    self._finalize_success(claim.job, claim.queue, claim.execution, value)
+            else:
+                ours.append(end is End.FINISHED)
+                self.executions.pop(claim.execution.id, None)
+            if end is End.GONE:
+                log.warning("job %s is no longer this worker's; dropped", claim.job.id)
+        return ours
 
     def fail(self, claim: Claim, error: MoodqError, *, retry: bool) -> bool:
         """Finish the job as RQ does after a function raised; the registry shows ``code: message``.
