@@ -25,6 +25,7 @@ from .child import Child, ChildFailed
 from .encoder import Encoder
 from .engine import BareEngine
 from .figures import Figures
+from .flood import flood
 from .four_tasks import TASKS_FILE, four_tasks
 from .growth import growth
 from .latency import during_replies, interactive
@@ -178,6 +179,7 @@ def bench(console: Console, pool: TextPool, plan: Plan, model: Path | None) -> d
                 client, engine, pool.slice(0, plan.items), machine.floor_tokens_per_s, found
             ),
             "memory": lambda: memory(services, pool.slice(2, plan.items), found),
+            "flood": lambda: flood(services[ref.precision], pool.slice(3, 200), found),
             "queue": lambda: queue_side(LATEST.parent, plan.rounds, found),
         }
         for name in SECTIONS:

@@ -101,6 +101,12 @@ class Service:
     def rss_mb(self) -> float:
         return float(psutil.Process(self._worker.pid).memory_info().rss) / 1e6
 
+    def items_done(self) -> float:
+        """Items the worker has finished, by its own metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("moodq_items_total{"))
+
     def model(self) -> ModelRef:
         """What the worker runs, from a result."""
         result = self.client.submit("今天很好。", tasks=[TASK]).wait(timeout=RESULT_TIMEOUT_S)

@@ -102,6 +102,26 @@ BAD_ITEMS: list[tuple[str, Any, str, str]] = [
 ]
 
 
+def test_a_message_does_not_wait_for_a_batch_of_bulk(connection: Any, fake_worker: Any) -> None:
+    enqueue(connection, [{"id": "slow", "text": "[[sleep 4]]", "tasks": ["sentiment"]}], queue="bulk")
+    until(lambda: bool(connection.zcard("rq:wip:bulk")))
+    time.sleep(0.3)  # the engine is at it
+    enqueue(connection, [{"id": "quick", "text": "good", "tasks": ["sentiment"]}])
+    assert result(connection, "quick")["status"] == "done"
+    assert connection.get(result_key("slow")) is None, "the message should not have waited for it"
+    assert result(connection, "slow")["status"] == "done"
+
+
+def test_what_fails_between_the_layers_of_a_batch_fails_alone(connection: Any, fake_worker: Any) -> None:
+    enqueue(connection, [{"id": "slow", "text": "[[sleep 3]]", "tasks": ["sentiment"]}], queue="bulk")
+    until(lambda: bool(connection.zcard("rq:wip:bulk")))
+    time.sleep(0.3)
+    enqueue(connection, [{"id": "broken", "text": "[[raise]]", "tasks": ["sentiment"]}])
+    assert result(connection, "broken")["error"]["code"] == "engine_failed"
+    assert connection.get(result_key("slow")) is None
+    assert result(connection, "slow")["status"] == "done"
+
+
 def test_each_bad_item_gets_its_own_code_and_its_neighbours_succeed(
     connection: Any, start_fake_worker: Start
 ) -> None:

@@ -105,7 +105,13 @@ def test_a_text_that_goes_first_overtakes_and_the_oldest_still_has_its_turn() ->
     assert order[3] == "reply", "one batch in four is the oldest's"
 
 
-def test_part_of_the_budget_makes_a_smaller_batch() -> None:
-    batcher = filled([("bulk", "zh", 10)] * 20, budget=100)
-    assert len(batcher.next_batch(0.5)) == 5
-    assert len(batcher.next_batch()) == 10
+def test_the_first_batch_is_of_the_first_queue_and_around_what_goes_first() -> None:
+    batcher: Batcher[str] = Batcher(QUEUES, budget=20, share=0.5)
+    batcher.add("bulk", Entry(0, "zh", 10, "bulk", first=True))
+    assert batcher.first_batch() == []
+    batcher.add("interactive", Entry(1, "zh", 10, "steers a reply"))
+    assert (batcher.first_batch(), batcher.has_first) == ([], False)
+    batcher.add("interactive", Entry(2, "en", 10, "label", first=True))
+    batcher.add("interactive", Entry(3, "en", 10, "steers another"))
+    assert [entry.key for entry in batcher.first_batch()] == [2, 3]
+    assert len(batcher) == 2

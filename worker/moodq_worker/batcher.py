@@ -69,6 +69,7 @@ class Batcher(Generic[T]):
 
     def __init__(self, queues: Sequence[str], *, budget: int, share: float) -> None:
         self._lanes: dict[str, _Lane[T]] = {queue: _Lane() for queue in queues}
+        self._first = self._lanes[queues[0]]
         self._budget = budget
         self._share = share
         self._credit = 0.0
@@ -79,13 +80,8 @@ class Batcher(Generic[T]):
 
     @property
     def has_first(self) -> bool:
-        """Whether a text that goes first waits in any queue."""
-        return any(lane.firsts for lane in self._lanes.values())
-
-    @property
-    def has_later(self) -> bool:
-        """Whether a text waits that does not go first, in any queue."""
-        return any(len(lane.firsts) < len(lane.by_arrival) for lane in self._lanes.values())
+        """Whether a text that goes first waits in the first queue."""
+        return bool(self._first.firsts)
 
     def add(self, queue: str, entry: Entry[T]) -> None:
         self._lanes[queue].add(entry)
@@ -94,16 +90,22 @@ class Batcher(Generic[T]):
         """Take a text out; False when it is not waiting."""
         return any(lane.remove(key) is not None for lane in self._lanes.values())
 
-    def next_batch(self, part: float = 1.0) -> list[Entry[T]]:
-        """The next batch, taken out of the waiting ones; empty when nothing waits. ``part`` of the budget."""
+    def next_batch(self) -> list[Entry[T]]:
+        """The next batch, taken out of the waiting ones; empty when nothing waits."""
         lane = self._choose_lane()
         if lane is None:
             return []
         self._batches += 1
         # The oldest of all has its turn too, however many that go first keep coming.
-        oldest = next(iter(((self._batches % FIRSTS_OF and lane.firsts) or lane.by_arrival).values()))
-        budget = int(self._budget * part)
-        keys = self._window(lane.by_length[oldest.group], (oldest.tokens, oldest.key), budget)
+        return self._batch_of(lane, (self._batches % FIRSTS_OF and lane.firsts) or lane.by_arrival)
+
+    def first_batch(self) -> list[Entry[T]]:
+        """A batch around the oldest text that goes first in the first queue; empty when there is none."""
+        return self._batch_of(self._first, self._first.firsts) if self._first.firsts else []
+
+    def _batch_of(self, lane: _Lane[T], waiting: OrderedDict[int, Entry[T]]) -> list[Entry[T]]:
+        oldest = next(iter(waiting.values()))
+        keys = self._window(lane.by_length[oldest.group], (oldest.tokens, oldest.key), self._budget)
         return [entry for key in keys if (entry := lane.remove(key)) is not None]
 
     def _choose_lane(self) -> _Lane[T] | None:

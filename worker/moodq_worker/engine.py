@@ -6,7 +6,7 @@ engine is used from one thread, except ``encode``, which the intake calls while 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -75,6 +75,11 @@ class Engine(Protocol):
 
     def best_batch_tokens(self) -> int:
         """New tokens of a label batch beyond which a larger one gains little, measured here and now."""
+        ...
+
+    def between_layers(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` again and again within ``label``, ``admit`` and ``step``, every few milliseconds
+        where the engine can. It may call ``label`` in turn."""
         ...
 
     def fits(self, generations: Sequence[Generation]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -18,6 +18,7 @@ from moodq_config.tasks import GenerateTask, Lang, TaskSet
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
 
 _SLEEP = re.compile(r"\[\[sleep (\d+(?:\.\d+)?)\]\]")
+LAYERS = 8
 _BAD_WORDS = ("bad", "差", "坏", "angry", "terrible", "糟")
 
 
@@ -42,6 +43,7 @@ class FakeEngine:
     seconds_per_batch: float = 0.0
     _tasks: TaskSet | None = None
     _rows: dict[int, _Row] = field(default_factory=dict)
+    _callback: Callable[[], None] | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -67,6 +69,9 @@ class FakeEngine:
 
     def best_batch_tokens(self) -> int:
         return 512
+
+    def between_layers(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
 
     def fits(self, generations: Sequence[Generation]) -> bool:
         return True
@@ -102,8 +107,12 @@ class FakeEngine:
         if any("[[raise]]" in text for text in texts):
             raise RuntimeError("the fake engine was asked to raise")
         asked = [float(match.group(1)) for text in texts if "[[" in text for match in _SLEEP.finditer(text)]
-        if seconds := max([self.seconds_per_batch, *asked]):
-            time.sleep(seconds)
+        seconds = max([self.seconds_per_batch, *asked])
+        for _ in range(LAYERS):
+            if self._callback is not None:
+                self._callback()
+            if seconds:
+                time.sleep(seconds / LAYERS)
 
     def _scores(self, text: str, labels: tuple[str, ...]) -> LabelScores:
         if "[[nan]]" in text:

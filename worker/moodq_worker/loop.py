@@ -1,7 +1,8 @@
 """The worker's loop: pick a batch, run it, hand on what is finished. The engine's only thread.
 
 A turn runs at most one label batch and one pass for replies (some join, or all take a step), so a label never
-waits for a whole reply and a reply never waits for a whole queue.
+waits for a whole reply and a reply never waits for a whole queue. A label of the first queue does not even
+wait for a pass (``preemption``).
 """
 
 from __future__ import annotations
@@ -22,15 +23,14 @@ from moodq_worker.delivery import Delivery
 from moodq_worker.engine import Engine
 from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
+from moodq_worker.preemption import Preemption
 from moodq_worker.replies import SUFFIX_TOKENS, ReplyStage
 
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.5
-#: Part of the batch budget for labels while replies are wanted, so that a label that comes meanwhile waits
-#: for less; and for that label itself, which takes few others with it.
-BESIDE_REPLIES_PART = 0.5
-HURRIED_PART = 0.25
+#: Part of the time that replies keep when labels come without end.
+REPLIES_SHARE = 0.5
 DRAINING_WAIT_S = 0.01
 
 
@@ -59,7 +59,7 @@ class Loop:
             tasks,
             metrics,
             queues=queues,
-            prefill_tokens=batch_tokens // 2,
+            prefill_tokens=batch_tokens,
             max_replies=max_replies,
             next_stage=self._next_stage,
             failed=self._engine_failed,
@@ -70,6 +70,10 @@ class Loop:
         self._jobs: dict[str, Job] = {}
         self._in_hand: Counter[str] = Counter()
         self._wake = threading.Condition()
+        self._bulk_share = bulk_share
+        self._first_queue = queues[0]
+        self._preemption = Preemption(self._run_between_layers)
+        engine.between_layers(self._preemption.between_layers)
         self._draining = False
         self._deadline = math.inf
         self.last_turn = time.monotonic()
@@ -84,6 +88,8 @@ class Loop:
             self._jobs[job.claim.execution.id] = job
             self._in_hand[job.claim.queue.name] += len(job.items)
             self._wake.notify()
+        if job.claim.queue.name == self._first_queue:
+            self._preemption.came()
 
     def finished(self, job: Job) -> None:
         """A job left for RQ's registries: it no longer counts as in hand."""
@@ -125,23 +131,33 @@ class Loop:
 
     def _turn(self) -> bool:
         self._unpack()
-        batch = self._labels.next_batch(self._batch_part())
+        batch = self._labels.next_batch()
         if self._draining:
             batch = self._keep_started(batch)
         if batch:
             self._gather(batch)
-            self._run_labels(batch)
+            if all(entry.first and entry.item.queue == self._first_queue for entry in batch):
+                self._run_labels(batch)
+            else:
+                with self._preemption.long_pass(self._bulk_share):
+                    self._run_labels(batch)
         self._hand_on()
-        self._replies.turn(started_only=self._draining)
+        with self._preemption.long_pass(REPLIES_SHARE):
+            self._replies.turn(started_only=self._draining)
         self._hand_on()
         self._metrics.running.set(self._engine.running)
         self._metrics.waiting.set(len(self._labels) + len(self._replies))
         return bool(batch or self._engine.running or (self._labels and not self._draining))
 
-    def _batch_part(self) -> float:
-        if self._engine.running or self._replies:
-            return HURRIED_PART if self._labels.has_first else BESIDE_REPLIES_PART
-        return BESIDE_REPLIES_PART if self._labels.has_later else 1.0
+    def _run_between_layers(self) -> bool:
+        """Label what came on the first queue and cannot wait; called in the middle of a pass that can."""
+        if self._draining:
+            return False
+        self._unpack()
+        if batch := self._labels.first_batch():
+            self._run_labels(batch)
+        self._hand_on()
+        return self._labels.has_first
 
     def _unpack(self) -> None:
         while self._inbox:

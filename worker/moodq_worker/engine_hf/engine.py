@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -135,6 +135,14 @@ class HfEngine:
     def best_batch_tokens(self) -> int:
         head = next(iter(self._heads.values()), None)
         return best_batch_tokens(self._model, head, self.encode([_WARM_UP_TEXTS["zh"]])[0])
+
+    def between_layers(self, callback: Callable[[], None]) -> None:
+        def before_layer(*_: object) -> None:
+            callback()
+
+        layers: Any = getattr(self._model.base_model, "layers", ())
+        for layer in layers:
+            layer.register_forward_pre_hook(before_layer)
 
     def fits(self, generations: Sequence[Generation]) -> bool:
         lengths = []
