@@ -100,7 +100,8 @@ class Timings(_Answer):
 
 
 class Result(_Answer):
-    """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name."""
+    """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name. ``cached`` says that the model was
+    not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before."""
 
     v: Literal[1] = 1
     id: str
@@ -113,6 +114,7 @@ class Result(_Answer):
     attempt: int
     finished_at: str
     metadata: dict[str, Any] | None = None
+    cached: Literal["exact", "template"] | None = None
 
 
 class ItemLimits(_Frozen):

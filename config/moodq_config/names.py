@@ -11,6 +11,9 @@ BULK = "bulk"
 RESULT_PREFIX = "moodq:result:"
 EVENTS_PREFIX = "moodq:events:"
 
+#: Hashes of the result cache: a text's digest to its label scores.
+CACHE_YOUNG, CACHE_OLD = "moodq:cache:young", "moodq:cache:old"
+
 #: Field of RQ's job hash in which claims count how often the job was started.
 ATTEMPTS_FIELD = "moodq_attempts"
 

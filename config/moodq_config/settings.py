@@ -98,6 +98,12 @@ class Settings(BaseSettings):
         le=3_600.0,
         description="seconds one engine call may take before the worker counts as stuck and ends",
     )
+    cache_ttl_s: int = Field(
+        86_400, ge=0, le=30 * 86_400, description="seconds a label is remembered for the same text; 0: never"
+    )
+    cache_entries: int = Field(
+        200_000, ge=2, le=50_000_000, description="labels remembered at most, some 300 bytes of Redis each"
+    )
     max_wait_ms: float = Field(
         0.0,
         ge=0.0,

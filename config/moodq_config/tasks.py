@@ -81,12 +81,16 @@ class LabelTask(_Frozen):
     ``layout`` says where the instruction stands. ``instruction_first``: before the text, in a prompt of the
     task's own; labels are best so. ``text_first``: all tasks of this layout share one prompt that names them
     all, and ask after the text with ``ask``; a text with several of them is computed once.
+
+    ``cache``: ``exact`` answers the same text again from Redis; ``template`` also a text that differs only in
+    numbers, addresses, ids and dates, as log lines do; ``off`` neither.
     """
 
     name: TaskName
     kind: Literal["label"]
     description: str = ""
     layout: Literal["instruction_first", "text_first"] = "instruction_first"
+    cache: Literal["off", "exact", "template"] = "exact"
     labels: tuple[Label, ...] = Field(min_length=2, max_length=64)
     prompt: dict[Lang, LabelPrompt]
 

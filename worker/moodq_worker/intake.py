@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
@@ -21,6 +21,7 @@ from moodq_config.tasks import TaskSet, detect_lang
 from moodq_worker.engine import Engine
 from moodq_worker.items import Clock, Item, Job
 from moodq_worker.pace import Pace
+from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_job import read_payload
 from moodq_worker.rq_worker import BatchWorker
@@ -53,6 +54,7 @@ class Intake:
         accept: Callable[[Job], None],
         in_hand: Callable[[str], int],
         pace: Pace,
+        cache: ResultCache,
     ) -> None:
         self._worker = worker
         self._engine = engine
@@ -62,6 +64,7 @@ class Intake:
         self._accept = accept
         self._in_hand = in_hand
         self._pace = pace
+        self._cache = cache
         self._stop = threading.Event()
         self._room = threading.Event()
         #: Whether a queue is not asked for work because it has too much in hand; room there must be heard of.
@@ -119,8 +122,9 @@ class Intake:
         """Read, check and tokenize ``claims`` and hand each over as a job."""
         jobs = [self._read(claim) for claim in claims]
         self._pace.claimed(len(jobs), sum(len(job.items) for job in jobs))
-        self._skip_finished([item for job in jobs for item in job.items])
-        self._tokenize([item for job in jobs for item in job.items if item.error is None])
+        self._look_up([item for job in jobs for item in job.items])
+        unknown = [item for job in jobs for item in job.items if item.labels_todo or item.generates_todo]
+        self._tokenize([item for item in unknown if item.error is None])
         for job in jobs:
             job.open = len(job.items)
             self._accept(job)
@@ -155,15 +159,32 @@ class Intake:
         clock = Clock(enqueued_at=job.claim.enqueued_at, claimed_at=job.claim.claimed_at)
         return Item(job, id, queue=job.claim.queue.name, clock=clock, error=error)
 
-    def _skip_finished(self, items: list[Item]) -> None:
-        """An id that already has a finished result is not run again: a second delivery, or a resubmission."""
+    def _look_up(self, items: list[Item]) -> None:
+        """In one round trip: an id that already has a finished result is not run again (a second delivery, or
+        a resubmission), and a label that is in the cache is taken from there."""
         if not items:
             return
-        stored = self._worker.connection.mget([result_key(item.id) for item in items])
+        asked = [(item, task, key) for item in items for task, key in self._cache_keys(item)]
+        with self._worker.connection.pipeline(transaction=False) as pipe:
+            pipe.mget([result_key(item.id) for item in items])
+            if asked:
+                self._cache.ask(pipe, [key for _, _, key in asked])
+            stored, *answers = pipe.execute()
+        if asked:
+            for (item, task, _), scores in zip(asked, self._cache.found(*answers), strict=True):
+                if scores is not None:
+                    item.know(task, scores, self._cache.kind(task))
         for item, value in zip(items, stored, strict=True):
             if value is not None and _is_done(value):
                 item.job.items.remove(item)
                 item.job.skipped += 1
+
+    def _cache_keys(self, item: Item) -> Iterable[tuple[str, bytes]]:
+        if item.request is not None and item.error is None:
+            for task in item.labels_todo:
+                if (key := self._cache.key(task, item.lang, item.request.text)) is not None:
+                    item.cache_keys[task] = key
+        return list(item.cache_keys.items())
 
     def _tokenize(self, items: list[Item]) -> None:
         texts = [item.request.text for item in items if item.request is not None]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from moodq_config.contracts import GeneratedText, ItemError, LabelScores, RequestItem, Timings
 from moodq_config.errors import MoodqError
 from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet
+from moodq_worker.result_cache import Kind
 from moodq_worker.rq_claim import Claim
 
 _keys = itertools.count(1)
@@ -74,6 +75,8 @@ class Item:
     texts: dict[str, GeneratedText] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
     error: MoodqError | None = None
+    cache_keys: dict[str, bytes] = field(default_factory=dict)  # by label task
+    cached: dict[str, Kind] = field(default_factory=dict)  # the tasks whose labels were known
     key: int = field(default_factory=_keys.__next__)
 
     def plan(self, tasks: TaskSet) -> None:
@@ -88,6 +91,23 @@ class Item:
                     self._need_label(task.after)
                 if name not in self.generates_todo:
                     self.generates_todo.append(name)
+
+    def know(self, task: str, scores: LabelScores, kind: Kind) -> None:
+        """Take the label of a task that need not be computed."""
+        self.labels_todo.remove(task)
+        self.scores[task] = scores
+        self.cached[task] = kind
+
+    @property
+    def text(self) -> str:
+        return self.request.text if self.request else ""
+
+    @property
+    def cached_as(self) -> Kind | None:
+        """How the whole result was known; None when any of it was computed."""
+        if not self.cached or self.texts or len(self.cached) < len(self.scores):
+            return None
+        return "template" if "template" in self.cached.values() else "exact"
 
     def steering_label(self, task: GenerateTask) -> str | None:
         return self.scores[task.after].label if task.after else None

@@ -25,6 +25,7 @@ from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
 from moodq_worker.preemption import Preemption
 from moodq_worker.replies import SUFFIX_TOKENS, ReplyStage
+from moodq_worker.result_cache import SingleFlight
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Loop:
         )
         self._inbox: deque[Job] = deque()
         self._ended: list[Item] = []
+        self._flights: SingleFlight[Item] = SingleFlight()
         self._jobs: dict[str, Job] = {}
         self._in_hand: Counter[str] = Counter()
         self._wake = threading.Condition()
@@ -165,12 +167,7 @@ class Loop:
             if not job.items:
                 self._out().empty_job(job)
             for item in job.items:
-                if item.error is not None:
-                    self._ended.append(item)
-                elif item.labels_todo:
-                    self._queue_label(item)
-                else:
-                    self._replies.add(item)
+                self._next_stage(item)
 
     def _gather(self, batch: list[Entry[Item]]) -> None:
         """Give a part-filled batch of an idle worker ``max_wait_s`` to find company; off by default."""
@@ -186,6 +183,8 @@ class Loop:
     def _queue_label(self, item: Item) -> None:
         todo = tuple(item.labels_todo)
         names = todo if len(todo) == 1 else self._tasks.computed_with(todo[0], todo)
+        if (flight := _flight(item, names)) and self._flights.join(flight, item):
+            return
         tokens = len(item.tokens) + SUFFIX_TOKENS * len(names)
         self._labels.add(
             item.queue, Entry(item.key, (names, item.lang), tokens, item, first=not item.generates_todo)
@@ -207,10 +206,14 @@ class Loop:
         self._observe_batch(names[0], lang, batch, spent)
         for item in items:
             item.clock.prefill_s += spent
+            landed = self._flights.land(_flight(item, names))
             for name, found in zip(names, scores.get(item.key, ()), strict=False):
                 item.labels_todo.remove(name)
                 item.scores[name] = found
-            self._next_stage(item)
+                for other in landed:
+                    other.know(name, found, "exact" if other.text == item.text else "template")
+            for other in (item, *landed):
+                self._next_stage(other)
 
     def _label_or_halve(
         self, names: Sequence[str], lang: Lang, items: Sequence[Item]
@@ -283,3 +286,9 @@ class Loop:
         if self.delivery is None:
             raise RuntimeError("the loop was started without a delivery")
         return self.delivery
+
+
+def _flight(item: Item, names: Sequence[str]) -> tuple[object, ...]:
+    """What items that wait for the same labels share; empty for those that are never shared."""
+    keys = [item.cache_keys.get(name) for name in names]
+    return () if None in keys else (names, *keys)

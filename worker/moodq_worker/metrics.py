@@ -90,8 +90,12 @@ class Metrics:
             "jobs", "Jobs by outcome: done, failed, retried, taken_over", ("queue", "outcome")
         )
         self.labels = counter("labels", "Labels given", ("task", "label"))
+        self.cache_lookups: Counter = counter(
+            "result_cache_lookups", "Labels looked up by outcome: exact, template, miss", ("task", "outcome")
+        )
         # Looking a child up by its labels costs as much as counting with it.
         self._of_item = cache(self._find_item)
+        self._of_lookup: Callable[[str, str], Counter] = cache(self.cache_lookups.labels)
         self._of_label: Callable[[str, str], Counter] = cache(self.labels.labels)
         self._model = Info("moodq_model", "The loaded model", registry=self.registry)
 
@@ -111,6 +115,9 @@ class Metrics:
 
     def count_label(self, task: str, label: str) -> None:
         self._of_label(task, label).inc()
+
+    def count_lookup(self, task: str, outcome: str) -> None:
+        self._of_lookup(task, outcome).inc()
 
     def _find_item(
         self, task: str, outcome: str, code: str

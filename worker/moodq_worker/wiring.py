@@ -32,6 +32,7 @@ from moodq_worker.loop import Loop
 from moodq_worker.metrics import Metrics
 from moodq_worker.pace import Pace
 from moodq_worker.queue_metrics import QueueCollector
+from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,17 @@ class Worker:
             max_wait_s=settings.max_wait_ms / 1000,
         )
         pace = Pace()
+        cache = ResultCache(
+            self._connection,
+            self._tasks,
+            engine.info.ref,
+            entries=settings.cache_entries,
+            ttl_s=settings.cache_ttl_s,
+        )
         limits = IntakeLimits(settings.max_items_per_job, settings.max_text_chars, settings.max_text_tokens)
-        intake = Intake(rq, engine, self._tasks, limits, accept=loop.accept, in_hand=loop.in_hand, pace=pace)
+        intake = Intake(
+            rq, engine, self._tasks, limits, accept=loop.accept, in_hand=loop.in_hand, pace=pace, cache=cache
+        )
 
         def finished(job: Job) -> None:
             loop.finished(job)
@@ -98,7 +108,7 @@ class Worker:
             intake.room_made()
 
         terms = Terms(name, engine.info.ref, settings.result_ttl_s, settings.max_attempts)
-        loop.delivery = delivery = Delivery(rq, self._metrics, terms, finished=finished)
+        loop.delivery = delivery = Delivery(rq, self._metrics, terms, cache, finished=finished)
 
         heartbeat = Heartbeat(
             rq,

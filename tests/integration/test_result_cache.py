@@ -1,0 +1,140 @@
+"""A text that was labelled before is answered from Redis: visibly, by any worker, within bounds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from moodq_config.contracts import LabelScores, ModelRef
+from moodq_config.names import CACHE_OLD, CACHE_YOUNG, JOB_FUNCTION, result_key
+from moodq_config.tasks import load_tasks
+from moodq_worker.result_cache import ResultCache
+
+Start = Callable[..., Any]
+MODEL = ModelRef(id="m", revision="1", precision="none")
+SCORES = LabelScores(label="positive", probability=0.9, scores={"positive": 0.9, "negative": 0.1})
+WAIT_S = 30.0
+
+
+def run(connection: Any, texts: list[str], ids: list[str], **fields: Any) -> list[dict[str, Any]]:
+    """Send one job of several items and wait for all results."""
+    items = [
+        {"id": id, "text": text, "tasks": ["sentiment"], **fields}
+        for id, text in zip(ids, texts, strict=True)
+    ]
+    queue = Queue("bulk", connection=connection, serializer=JSONSerializer)
+    queue.enqueue_call(JOB_FUNCTION, args=({"v": 1, "items": items},), timeout=-1, result_ttl=600)
+    deadline = time.monotonic() + WAIT_S
+    while None in (found := connection.mget([result_key(id) for id in ids])):
+        assert time.monotonic() < deadline, "no results"
+        time.sleep(0.02)
+    return [json.loads(value) for value in found]
+
+
+def cache_of(connection: Any, *, tasks: Path | None = None, **options: Any) -> ResultCache:
+    return ResultCache(connection, load_tasks(tasks), MODEL, **{"entries": 100, "ttl_s": 60, **options})
+
+
+def look_up(cache: ResultCache, connection: Any, keys: list[bytes]) -> list[LabelScores | None]:
+    with connection.pipeline(transaction=False) as pipe:
+        cache.ask(pipe, keys)
+        return cache.found(*pipe.execute())
+
+
+def test_the_same_text_is_answered_from_the_cache_by_another_worker_too(
+    connection: Any, start_fake_worker: Start
+) -> None:
+    first = start_fake_worker()
+    (new,) = run(connection, ["bad service"], ["a"])
+    assert "cached" not in new
+    (again,) = run(connection, ["bad service"], ["b"])
+    assert again["cached"] == "exact"
+    assert again["results"] == new["results"]
+    first.stop()
+    start_fake_worker()
+    (elsewhere,) = run(connection, ["bad service"], ["c"])
+    assert elsewhere["cached"] == "exact"
+    (other,) = run(connection, ["good service"], ["d"])
+    assert "cached" not in other
+
+
+def test_the_same_texts_of_one_job_are_computed_once(connection: Any, fake_worker: Any) -> None:
+    results = run(connection, ["good"] * 4, ["a", "b", "c", "d"])
+    assert sorted(result.get("cached", "computed") for result in results) == ["computed"] + ["exact"] * 3
+    assert len({json.dumps(result["results"]) for result in results}) == 1
+
+
+def test_a_text_that_fails_fails_for_all_who_sent_it_and_is_not_remembered(
+    connection: Any, fake_worker: Any
+) -> None:
+    results = run(connection, ["[[raise]]"] * 2 + ["good"], ["a", "b", "c"])
+    assert [result["status"] for result in results] == ["failed", "failed", "done"]
+    assert connection.hlen(CACHE_YOUNG) == 1
+
+
+def test_with_a_ttl_of_zero_there_is_no_cache(connection: Any, start_fake_worker: Start) -> None:
+    start_fake_worker(MOODQ_CACHE_TTL_S="0")
+    for id in ("a", "b"):
+        (found,) = run(connection, ["bad"], [id])
+        assert "cached" not in found
+    assert not connection.exists(CACHE_YOUNG)
+
+
+def test_a_template_is_opted_in_by_task(
+    connection: Any, start_fake_worker: Start, tmp_path: Path, sentiment_by_template: Path
+) -> None:
+    start_fake_worker(MOODQ_TASKS_FILE=str(sentiment_by_template))
+    run(connection, ["child 17 is in error state 6"], ["a"])
+    similar, other = run(connection, ["child 4 is in error state 2", "child 4 is well"], ["b", "c"])
+    assert similar["cached"] == "template"
+    assert "cached" not in other
+
+
+def test_the_key_holds_text_language_task_and_model(connection: Any, sentiment_by_template: Path) -> None:
+    cache = cache_of(connection)
+    keys = {
+        cache.key("sentiment", "en", "state 6"),
+        cache.key("sentiment", "en", "state 7"),
+        cache.key("sentiment", "zh", "state 6"),
+        cache_of(connection, tasks=sentiment_by_template).key("sentiment", "en", "state 6"),
+        ResultCache(
+            connection, load_tasks(), MODEL.model_copy(update={"revision": "2"}), entries=9, ttl_s=9
+        ).key("sentiment", "en", "state 6"),
+    }
+    assert len(keys) == 5
+    assert cache.key("reply", "en", "state 6") is None
+
+
+def test_the_cache_never_holds_more_than_its_entries(connection: Any) -> None:
+    cache = cache_of(connection, entries=100)
+    for start in range(0, 1_000, 10):
+        cache.store([(f"{number:016}".encode(), SCORES) for number in range(start, start + 10)])
+        assert connection.hlen(CACHE_YOUNG) + connection.hlen(CACHE_OLD) <= 100
+    assert look_up(cache, connection, [b"%016d" % 999, b"%016d" % 0]) == [SCORES, None]
+    assert 0 < connection.ttl(CACHE_OLD) <= 60
+
+
+def test_a_damaged_entry_is_computed_anew(connection: Any) -> None:
+    cache = cache_of(connection)
+    connection.hset(CACHE_YOUNG, b"k" * 16, "not json")
+    assert look_up(cache, connection, [b"k" * 16]) == [None]
+
+
+@pytest.fixture
+def sentiment_by_template(tmp_path: Path) -> Path:
+    """The shipped tasks with sentiment's cache by template."""
+    from importlib import resources
+
+    shipped = resources.files("moodq_config").joinpath("tasks.toml").read_text("utf-8")
+    head = "[tasks.sentiment]\n"
+    assert head in shipped
+    path = tmp_path / "tasks.toml"
+    path.write_text(shipped.replace(head, head + 'cache = "template"\n'), "utf-8")
+    return path

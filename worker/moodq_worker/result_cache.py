@@ -1,0 +1,129 @@
+"""Labels that are known already: the same text, task, prompt and model need no second forward pass.
+
+The cache lives in Redis, so that workers share it, in two hashes: what is new goes into the young one; when
+that holds half of the entries allowed, it becomes the old one and the old one goes. Looking up is one HMGET
+in each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from hashlib import blake2b
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+from redis import Redis
+from redis.client import Pipeline
+
+from moodq_config.contracts import LabelScores, ModelRef
+from moodq_config.names import CACHE_OLD, CACHE_YOUNG
+from moodq_config.tasks import LabelTask, Lang, TaskSet
+
+Kind = Literal["exact", "template"]
+T = TypeVar("T")
+
+#: What varies between log lines of one template: addresses, ids, numbers, and the words of dates.
+_VARIABLE = re.compile(
+    r"""
+    \b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b   # UUID
+    | \b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b                     # IPv4, with a port
+    | \b0x[0-9a-fA-F]+\b | \b(?=[a-fA-F]*\d)[0-9a-fA-F]{8,}\b   # hexadecimal
+    | [-+]?\d+(?:[.,:/-]\d+)*                                  # numbers, times, dates
+    | \b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b
+    """,
+    re.VERBOSE,
+)
+
+# KEYS: the young and the old hash. ARGV: entries the young one may hold, seconds they live, then fields and
+# values.
+_STORE = """
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[1]) then redis.call('RENAME', KEYS[1], KEYS[2]) end
+"""
+STORED_AT_ONCE = 500
+
+
+def template(text: str) -> str:
+    """``text`` with what varies between lines of its kind masked."""
+    return _VARIABLE.sub("<*>", text)
+
+
+class ResultCache:
+    """``entries`` and ``ttl_s`` bound it; with a ``ttl_s`` of 0 there is none."""
+
+    def __init__(
+        self, connection: Redis, tasks: TaskSet, model: ModelRef, *, entries: int, ttl_s: int
+    ) -> None:
+        self.on = ttl_s > 0
+        self._ttl_s = ttl_s
+        self._young_entries = max(1, entries // 2)
+        self._store_script = connection.register_script(_STORE)
+        self._tasks = tasks
+        self._bases = {
+            task.name: blake2b(f"{model.model_dump_json()}{task.model_dump_json()}".encode())
+            for task in tasks.labels()
+            if self.on and task.cache != "off"
+        }
+
+    def key(self, task: str, lang: Lang, text: str) -> bytes | None:
+        """Where the scores of ``task`` for ``text`` would be; None when they are not kept."""
+        base = self._bases.get(task)
+        if base is None:
+            return None
+        digest = base.copy()
+        digest.update(f"{lang}\0{template(text) if self.kind(task) == 'template' else text}".encode())
+        return digest.digest()[:16]
+
+    def kind(self, task: str) -> Kind:
+        found = self._tasks[task]
+        return "template" if isinstance(found, LabelTask) and found.cache == "template" else "exact"
+
+    @staticmethod
+    def ask(pipe: Pipeline, keys: Sequence[bytes]) -> None:
+        """Queue the look-up of ``keys``; its two answers are for ``found``."""
+        fields: Any = list(keys)
+        pipe.hmget(CACHE_YOUNG, fields)
+        pipe.hmget(CACHE_OLD, fields)
+
+    @staticmethod
+    def found(young: Sequence[bytes | None], old: Sequence[bytes | None]) -> list[LabelScores | None]:
+        return [_scores(new if new is not None else aged) for new, aged in zip(young, old, strict=True)]
+
+    def store(self, scores: Sequence[tuple[bytes, LabelScores]]) -> None:
+        """Keep ``scores``. May raise ``RedisError``; nothing but speed is lost then."""
+        for start in range(0, len(scores), STORED_AT_ONCE):
+            words = [
+                word
+                for key, one in scores[start : start + STORED_AT_ONCE]
+                for word in (key, one.model_dump_json())
+            ]
+            self._store_script([CACHE_YOUNG, CACHE_OLD], [self._young_entries, self._ttl_s, *words])
+
+
+class SingleFlight(Generic[T]):
+    """Texts that wait for the same answer: one of them is computed."""
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, list[T]] = {}
+
+    def join(self, key: Hashable, item: T) -> bool:
+        """True when the same is under way: ``item`` then comes out of ``land``. False: it is the first."""
+        waiting = self._flights.get(key)
+        if waiting is None:
+            self._flights[key] = []
+            return False
+        waiting.append(item)
+        return True
+
+    def land(self, key: Hashable) -> list[T]:
+        """Those that joined the first one, which has its answer, or has failed."""
+        return self._flights.pop(key, [])
+
+
+def _scores(value: bytes | None) -> LabelScores | None:
+    try:
+        return None if value is None else LabelScores.model_validate_json(value)
+    except ValidationError:
+        return None  # of another version, or damaged: compute it anew
