@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from moodq_config.settings import Settings, server_url
 from moodq_producer.client import DEFAULT_TASKS, FULL_PAUSE_S, PIPELINE_JOBS, OnFull
 from moodq_producer.connection import block_s, connect_async, redis_errors, unreachable
 from moodq_producer.following import Event, Following
+from moodq_producer.hub import Hub
 from moodq_producer.jobs import (
     ENQUEUE_SCRIPT,
     JobMaker,
@@ -39,8 +41,7 @@ class AsyncTicket:
 
     async def wait(self, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - as in the sync client
         """The result, as soon as it is there. Raises ``WaitTimeout`` after ``timeout`` seconds."""
-        async with aclosing(self._client.wait([self.id], timeout)) as results:
-            return await anext(results)
+        return await self._client._wait_for(self.id, timeout)
 
     async def result(self) -> Result | None:
         """The result if it is there now."""
@@ -57,6 +58,7 @@ class AsyncClient:
         self._url = server_url(self.settings)
         self._redis: Redis | None = None
         self._connecting = asyncio.Lock()
+        self._hub = Hub(self._connected, self._url)
 
     async def __aenter__(self) -> AsyncClient:
         await self._connected()
@@ -66,6 +68,7 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
+        await self._hub.close()
         if self._redis is not None:
             await self._redis.aclose()
             self._redis = None
@@ -162,6 +165,15 @@ class AsyncClient:
                 yield result
             if not results and not waiting.fresh and patience.left() == 0.0:
                 raise wait_timeout(waiting.pending, patience.waited_s, await self.workers_alive())
+
+    async def _wait_for(self, id: str, timeout: float | None) -> Result:  # noqa: ASYNC109 - as for wait
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._hub.wait(id)
+        except builtins.TimeoutError:
+            waited_s = time.monotonic() - began
+            raise wait_timeout([id], waited_s, await self.workers_alive()) from None
 
     async def stream(
         self,

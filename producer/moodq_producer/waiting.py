@@ -30,6 +30,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.fresh: list[str] = []
+        self._asked: list[str] = []
         self._streams: dict[str, str] = {}
 
     @property
@@ -48,19 +49,29 @@ class Waiting:
     def add(self, ids: Iterable[str]) -> None:
         self.fresh += ids
 
+    def drop(self, id: str) -> None:
+        """Wait for it no longer."""
+        self._streams.pop(events_key(id), None)
+        if id in self.fresh:
+            self.fresh.remove(id)
+
     def keys(self) -> list[str]:
-        """Result keys of the fresh ids."""
-        return [result_key(id) for id in self.fresh]
+        """Result keys of the fresh ids; ``fetched`` takes their values."""
+        self._asked = list(self.fresh)
+        return [result_key(id) for id in self._asked]
 
     def fetched(self, values: Sequence[bytes | str | None]) -> list[Result]:
         """Take what GET found for the fresh ids; the others become streams to read."""
         found = []
-        for id, value in zip(self.fresh, values, strict=True):
+        wanted, asked = set(self.fresh), set(self._asked)
+        self.fresh = [id for id in self.fresh if id not in asked]  # came after ``keys``
+        for id, value in zip(self._asked, values, strict=True):
+            if id not in wanted:
+                continue  # dropped meanwhile
             if value is None:
                 self._streams.setdefault(events_key(id), "0-0")
             else:
                 found.append(parse_result(value))
-        self.fresh = []
         return found
 
     def arrived(self, reply: Any) -> list[Result]:

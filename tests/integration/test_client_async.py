@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -63,6 +64,43 @@ async def test_waits_of_one_client_run_beside_each_other(client: AsyncClient, co
     for ticket in reversed(tickets):
         finish(connection, ticket.id)
     assert [result.id for result in await waits] == [ticket.id for ticket in tickets]
+
+
+async def test_five_thousand_waits_take_one_connection(client: AsyncClient, connection: Any) -> None:
+    tickets = [ticket async for ticket in client.submit_many(f"text {n}" for n in range(5_000))]
+    before = len(connection.client_list(_type="normal"))
+    waits = [asyncio.create_task(ticket.wait(LONG_S)) for ticket in tickets]
+    await asyncio.sleep(0.5)
+    for start in range(0, len(tickets), 1_000):
+        for ticket in tickets[start : start + 1_000]:
+            finish(connection, ticket.id)
+        done, _ = await asyncio.wait(waits[start : start + 1_000])
+        assert [task.exception() for task in done] == [None] * 1_000
+        assert len(connection.client_list(_type="normal")) <= before + 2
+    assert [task.result().id for task in waits] == [ticket.id for ticket in tickets]
+
+
+async def test_a_wait_that_begins_while_others_block_is_heard_at_once(
+    client: AsyncClient, connection: Any
+) -> None:
+    slow = asyncio.create_task((await client.submit("x")).wait(LONG_S))
+    await asyncio.sleep(0.3)  # its read blocks by now, for seconds
+    for _ in range(10):
+        ticket = await client.submit("y")
+        finish(connection, ticket.id)
+        async with asyncio.timeout(2):
+            assert (await ticket.wait()).id == ticket.id
+    assert not slow.done()
+    slow.cancel()
+
+
+async def test_a_wait_given_up_does_not_disturb_the_others(client: AsyncClient, connection: Any) -> None:
+    ticket = await client.submit("x")
+    patient = asyncio.create_task(ticket.wait(LONG_S))
+    with pytest.raises(WaitTimeout):
+        await ticket.wait(0.2)
+    finish(connection, ticket.id)
+    assert (await patient).id == ticket.id
 
 
 async def test_tickets_of_many_texts_can_be_waited_for_as_they_are_made(

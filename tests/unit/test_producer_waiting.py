@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from moodq_config.contracts import Result, ResultStatus
@@ -18,11 +20,16 @@ def entry(number: int, event: str, data: bytes = b"{}") -> tuple[bytes, dict[byt
     return f"{number}-0".encode(), {b"event": event.encode(), b"data": data}
 
 
+def fetched(waiting: Waiting, values: Sequence[bytes | str | None]) -> list[Result]:
+    waiting.keys()
+    return waiting.fetched(values)
+
+
 def test_a_result_that_is_there_is_taken_and_the_others_become_streams() -> None:
     waiting = Waiting()
     waiting.add(["a", "b"])
     assert waiting.keys() == ["moodq:result:a", "moodq:result:b"]
-    assert [result.id for result in waiting.fetched([stored("a"), None])] == ["a"]
+    assert [result.id for result in fetched(waiting, [stored("a"), None])] == ["a"]
     assert waiting.streams == {"moodq:events:b": "0-0"}
     assert waiting.pending == ["b"]
 
@@ -30,7 +37,7 @@ def test_a_result_that_is_there_is_taken_and_the_others_become_streams() -> None
 def test_labels_and_tokens_are_passed_over_until_the_item_is_done() -> None:
     waiting = Waiting()
     waiting.add(["a"])
-    waiting.fetched([None])
+    fetched(waiting, [None])
     assert waiting.arrived([[b"moodq:events:a", [entry(1, "label"), entry(2, "token")]]]) == []
     assert waiting.streams == {"moodq:events:a": "2-0"}
     done = waiting.arrived([[b"moodq:events:a", [entry(3, "token"), entry(4, "done", stored("a"))]]])
@@ -41,14 +48,14 @@ def test_labels_and_tokens_are_passed_over_until_the_item_is_done() -> None:
 def test_an_id_asked_for_twice_is_one_stream() -> None:
     waiting = Waiting()
     waiting.add(["a", "a"])
-    waiting.fetched([None, None])
+    fetched(waiting, [None, None])
     assert waiting.pending == ["a"]
 
 
 def test_the_window_bounds_the_streams_of_one_read() -> None:
     waiting = Waiting()
     waiting.add(str(number) for number in range(WINDOW - 1))
-    waiting.fetched([None] * (WINDOW - 1))
+    fetched(waiting, [None] * (WINDOW - 1))
     assert waiting.room == 1
 
 
@@ -95,3 +102,17 @@ def test_a_timeout_says_who_is_working_and_what_to_do(pending: list[str], worker
     error = wait_timeout(pending, 2.0, workers)
     assert said in error.message
     assert error.code == ErrorCode.WAIT_TIMEOUT
+
+
+def test_what_is_added_or_dropped_while_values_are_fetched_is_neither_lost_nor_mixed_up() -> None:
+    waiting = Waiting()
+    waiting.add(["a", "b", "c"])
+    waiting.keys()
+    waiting.add(["d"])
+    waiting.drop("b")
+    found = waiting.fetched([stored("a"), stored("b"), None])
+    assert [result.id for result in found] == ["a"]
+    assert waiting.fresh == ["d"]
+    assert waiting.pending == ["d", "c"]
+    waiting.drop("c")
+    assert waiting.pending == ["d"]
