@@ -122,6 +122,8 @@ class GenerateTask(_Frozen):
 
     name: TaskName
     kind: Literal["generate"]
+    #: ``exact`` gives the same text the same answer again; a service desk may not want that.
+    cache: Literal["off", "exact"] = "off"
     description: str = ""
     after: str | None = None
     max_new_tokens: int = Field(96, ge=1, le=1_024)

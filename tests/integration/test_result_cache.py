@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,24 @@ def test_a_template_is_opted_in_by_task(
     assert "cached" not in other
 
 
+def test_a_reply_is_remembered_only_where_its_task_asks_for_it(
+    connection: Any, start_fake_worker: Start, tmp_path: Path
+) -> None:
+    worker = start_fake_worker()
+    for id in ("a", "b"):
+        (found,) = run(connection, ["a bad day"], [id], tasks=["reply"])
+        assert "cached" not in found
+    worker.stop()
+    start_fake_worker(MOODQ_TASKS_FILE=str(shipped_with(tmp_path, "reply", 'cache = "exact"')))
+    (new,) = run(connection, ["a bad day"], ["c"], tasks=["sentiment", "reply"])
+    (again,) = run(connection, ["a bad day"], ["d"], tasks=["reply"])
+    assert "cached" not in new
+    assert again["cached"] == "exact"
+    assert again["results"] == {"reply": new["results"]["reply"]}
+    (talk,) = run(connection, ["a bad day"], ["e"], tasks=["reply"], conversation="c1")
+    assert "cached" not in talk
+
+
 def test_the_key_holds_text_language_task_and_model(connection: Any, sentiment_by_template: Path) -> None:
     cache = cache_of(connection)
     keys = {
@@ -130,11 +149,14 @@ def test_a_damaged_entry_is_computed_anew(connection: Any) -> None:
 @pytest.fixture
 def sentiment_by_template(tmp_path: Path) -> Path:
     """The shipped tasks with sentiment's cache by template."""
-    from importlib import resources
+    return shipped_with(tmp_path, "sentiment", 'cache = "template"')
 
+
+def shipped_with(folder: Path, task: str, line: str) -> Path:
+    """A file of the shipped tasks, with one more line in one of them."""
     shipped = resources.files("moodq_config").joinpath("tasks.toml").read_text("utf-8")
-    head = "[tasks.sentiment]\n"
+    head = f"[tasks.{task}]\n"
     assert head in shipped
-    path = tmp_path / "tasks.toml"
-    path.write_text(shipped.replace(head, head + 'cache = "template"\n'), "utf-8")
+    path = folder / "tasks.toml"
+    path.write_text(shipped.replace(head, f"{head}{line}\n"), "utf-8")
     return path

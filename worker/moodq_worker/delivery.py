@@ -144,15 +144,15 @@ class Delivery:
 
     def _remember(self, items: list[Item]) -> None:
         computed = [
-            (item.cache_keys[task], scores)
+            (item.cache_keys[task], answer)
             for item in items
-            for task, scores in item.scores.items()
+            for task, answer in (*item.scores.items(), *item.texts.items())
             if task in item.cache_keys and task not in item.cached
         ]
         try:
             self._cache.store(computed)
         except RedisError as error:
-            log.debug("labels not kept for the next time: %s", error)
+            log.debug("answers not kept for the next time: %s", error)
 
     def _until_taken(self, write: Callable[[], object], what: str) -> None:
         while True:
@@ -235,8 +235,8 @@ class Delivery:
                 metrics.count_item(task, "done", "", timings)
         for task, scores in item.scores.items():
             metrics.count_label(task, scores.label)
-            if task in item.cache_keys:
-                metrics.count_lookup(task, item.cached.get(task, "miss"))
+        for task in item.cache_keys:
+            metrics.count_lookup(task, item.cached.get(task, "miss"))
 
 
 def _summary(errors: list[MoodqError]) -> MoodqError:

@@ -161,7 +161,7 @@ class Intake:
 
     def _look_up(self, items: list[Item]) -> None:
         """In one round trip: an id that already has a finished result is not run again (a second delivery, or
-        a resubmission), and a label that is in the cache is taken from there."""
+        a resubmission), and an answer that is in the cache is taken from there."""
         if not items:
             return
         asked = [(item, task, key) for item in items for task, key in self._cache_keys(item)]
@@ -171,9 +171,10 @@ class Intake:
                 self._cache.ask(pipe, [key for _, _, key in asked])
             stored, *answers = pipe.execute()
         if asked:
-            for (item, task, _), scores in zip(asked, self._cache.found(*answers), strict=True):
-                if scores is not None:
-                    item.know(task, scores, self._cache.kind(task))
+            for (item, task, _), answer in zip(asked, self._cache.found(*answers), strict=True):
+                if answer is not None:
+                    item.know(task, answer, self._cache.kind(task))
+                    item.plan_again(self._tasks)
         for item, value in zip(items, stored, strict=True):
             if value is not None and _is_done(value):
                 item.job.items.remove(item)
@@ -181,7 +182,9 @@ class Intake:
 
     def _cache_keys(self, item: Item) -> Iterable[tuple[str, bytes]]:
         if item.request is not None and item.error is None:
-            for task in item.labels_todo:
+            # In a conversation an answer depends on more than the text.
+            texts = [] if item.request.conversation else item.generates_todo
+            for task in [*item.labels_todo, *texts]:
                 if (key := self._cache.key(task, item.lang, item.request.text)) is not None:
                     item.cache_keys[task] = key
         return list(item.cache_keys.items())

@@ -75,8 +75,8 @@ class Item:
     texts: dict[str, GeneratedText] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
     error: MoodqError | None = None
-    cache_keys: dict[str, bytes] = field(default_factory=dict)  # by label task
-    cached: dict[str, Kind] = field(default_factory=dict)  # the tasks whose labels were known
+    cache_keys: dict[str, bytes] = field(default_factory=dict)  # by task
+    cached: dict[str, Kind] = field(default_factory=dict)  # the tasks whose answer was known
     key: int = field(default_factory=_keys.__next__)
 
     def plan(self, tasks: TaskSet) -> None:
@@ -92,11 +92,21 @@ class Item:
                 if name not in self.generates_todo:
                     self.generates_todo.append(name)
 
-    def know(self, task: str, scores: LabelScores, kind: Kind) -> None:
-        """Take the label of a task that need not be computed."""
-        self.labels_todo.remove(task)
-        self.scores[task] = scores
+    def know(self, task: str, answer: LabelScores | GeneratedText, kind: Kind) -> None:
+        """Take the answer of a task that need not be computed."""
         self.cached[task] = kind
+        if isinstance(answer, LabelScores):
+            self.labels_todo.remove(task)
+            self.scores[task] = answer
+        else:
+            self.generates_todo.remove(task)
+            self.texts[task] = answer
+
+    def plan_again(self, tasks: TaskSet) -> None:
+        """After ``know``: a label that would only steer a text that is known is not needed."""
+        asked = self.request.tasks if self.request else ()
+        steering = {getattr(tasks[name], "after", None) for name in self.generates_todo}
+        self.labels_todo = [name for name in self.labels_todo if name in asked or name in steering]
 
     @property
     def text(self) -> str:
@@ -105,7 +115,7 @@ class Item:
     @property
     def cached_as(self) -> Kind | None:
         """How the whole result was known; None when any of it was computed."""
-        if not self.cached or self.texts or len(self.cached) < len(self.scores):
+        if not self.cached or len(self.cached) < len(self.scores) + len(self.texts):
             return None
         return "template" if "template" in self.cached.values() else "exact"
 

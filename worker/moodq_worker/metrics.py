@@ -91,7 +91,7 @@ class Metrics:
         )
         self.labels = counter("labels", "Labels given", ("task", "label"))
         self.cache_lookups: Counter = counter(
-            "result_cache_lookups", "Labels looked up by outcome: exact, template, miss", ("task", "outcome")
+            "result_cache_lookups", "Answers looked up by outcome: exact, template, miss", ("task", "outcome")
         )
         # Looking a child up by its labels costs as much as counting with it.
         self._of_item = cache(self._find_item)

@@ -1,4 +1,4 @@
-"""Labels that are known already: the same text, task, prompt and model need no second forward pass.
+"""Answers that are known already: the same text, task, prompt and model need no second forward pass.
 
 The cache lives in Redis, so that workers share it, in two hashes: what is new goes into the young one; when
 that holds half of the entries allowed, it becomes the old one and the old one goes. Looking up is one HMGET
@@ -12,15 +12,17 @@ from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 from redis.client import Pipeline
 
-from moodq_config.contracts import LabelScores, ModelRef
+from moodq_config.contracts import GeneratedText, LabelScores, ModelRef
 from moodq_config.names import CACHE_OLD, CACHE_YOUNG
 from moodq_config.tasks import LabelTask, Lang, TaskSet
 
 Kind = Literal["exact", "template"]
+Answer = LabelScores | GeneratedText
+_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 T = TypeVar("T")
 
 #: What varies between log lines of one template: addresses, ids, numbers, and the words of dates.
@@ -63,12 +65,12 @@ class ResultCache:
         self._tasks = tasks
         self._bases = {
             task.name: blake2b(f"{model.model_dump_json()}{task.model_dump_json()}".encode())
-            for task in tasks.labels()
+            for task in [*tasks.labels(), *tasks.generates()]
             if self.on and task.cache != "off"
         }
 
     def key(self, task: str, lang: Lang, text: str) -> bytes | None:
-        """Where the scores of ``task`` for ``text`` would be; None when they are not kept."""
+        """Where the answer of ``task`` to ``text`` would be; None when it is not kept."""
         base = self._bases.get(task)
         if base is None:
             return None
@@ -88,15 +90,15 @@ class ResultCache:
         pipe.hmget(CACHE_OLD, fields)
 
     @staticmethod
-    def found(young: Sequence[bytes | None], old: Sequence[bytes | None]) -> list[LabelScores | None]:
-        return [_scores(new if new is not None else aged) for new, aged in zip(young, old, strict=True)]
+    def found(young: Sequence[bytes | None], old: Sequence[bytes | None]) -> list[Answer | None]:
+        return [_answer(new if new is not None else aged) for new, aged in zip(young, old, strict=True)]
 
-    def store(self, scores: Sequence[tuple[bytes, LabelScores]]) -> None:
-        """Keep ``scores``. May raise ``RedisError``; nothing but speed is lost then."""
-        for start in range(0, len(scores), STORED_AT_ONCE):
+    def store(self, answers: Sequence[tuple[bytes, Answer]]) -> None:
+        """Keep ``answers``. May raise ``RedisError``; nothing but speed is lost then."""
+        for start in range(0, len(answers), STORED_AT_ONCE):
             words = [
                 word
-                for key, one in scores[start : start + STORED_AT_ONCE]
+                for key, one in answers[start : start + STORED_AT_ONCE]
                 for word in (key, one.model_dump_json())
             ]
             self._store_script([CACHE_YOUNG, CACHE_OLD], [self._young_entries, self._ttl_s, *words])
@@ -122,8 +124,8 @@ class SingleFlight(Generic[T]):
         return self._flights.pop(key, [])
 
 
-def _scores(value: bytes | None) -> LabelScores | None:
+def _answer(value: bytes | None) -> Answer | None:
     try:
-        return None if value is None else LabelScores.model_validate_json(value)
+        return None if value is None else _ANSWER.validate_json(value)
     except ValidationError:
         return None  # of another version, or damaged: compute it anew
