@@ -61,8 +61,11 @@ class Hub:
     async def _read_all(self) -> None:
         try:
             while self._futures:
-                async with (await self._connected()).client() as client:
-                    await self._read(client)
+                client = (await self._connected()).client()
+                try:
+                    await self._read(await client.initialize())
+                finally:  # also when ``close`` comes just now
+                    await asyncio.shield(client.aclose())
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             for future in [future for futures in self._futures.values() for future in futures]:
                 if not future.done():

@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 from moodq_config.contracts import LabelScores, ModelRef
 from moodq_config.names import CACHE_OLD, CACHE_YOUNG, JOB_FUNCTION, result_key
 from moodq_config.tasks import load_tasks
-from moodq_worker.result_cache import ResultCache
+from moodq_worker.result_cache import Answer, ResultCache
 
 Start = Callable[..., Any]
 MODEL = ModelRef(id="m", revision="1", precision="none")
@@ -43,7 +43,7 @@ def cache_of(connection: Any, *, tasks: Path | None = None, **options: Any) -> R
     return ResultCache(connection, load_tasks(tasks), MODEL, **{"entries": 100, "ttl_s": 60, **options})
 
 
-def look_up(cache: ResultCache, connection: Any, keys: list[bytes]) -> list[LabelScores | None]:
+def look_up(cache: ResultCache, connection: Any, keys: list[bytes]) -> list[Answer | None]:
     with connection.pipeline(transaction=False) as pipe:
         cache.ask(pipe, keys)
         return cache.found(*pipe.execute())

@@ -59,7 +59,7 @@ def test_what_a_message_raises_leaves_the_pass_open_to_the_next_one() -> None:
         asked.append(1)
         raise RuntimeError("broken")
 
-    preemption = Preemption(run)
+    preemption = Preemption(run, clock=lambda: 0.0)
     with preemption.long_pass(0.5):
         for _ in range(2):
             preemption.came()

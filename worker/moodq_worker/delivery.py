@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from pydantic_core import to_json
@@ -24,7 +25,7 @@ from moodq_config.errors import NEVER_RETRIED, MoodqError
 from moodq_config.names import events_key
 from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
-from moodq_worker.result_cache import ResultCache
+from moodq_worker.result_cache import Answer, ResultCache
 from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_worker import EVENTS_MAXLEN, BatchWorker
 
@@ -143,10 +144,10 @@ class Delivery:
             job.items.clear()  # they refer to their job: without a cycle they are freed here and now
 
     def _remember(self, items: list[Item]) -> None:
-        computed = [
+        computed: list[tuple[bytes, Answer]] = [
             (item.cache_keys[task], answer)
             for item in items
-            for task, answer in (*item.scores.items(), *item.texts.items())
+            for task, answer in chain[tuple[str, Answer]](item.scores.items(), item.texts.items())
             if task in item.cache_keys and task not in item.cached
         ]
         try:

@@ -65,7 +65,7 @@ class ResultCache:
         self._tasks = tasks
         self._bases = {
             task.name: blake2b(f"{model.model_dump_json()}{task.model_dump_json()}".encode())
-            for task in [*tasks.labels(), *tasks.generates()]
+            for task in (tasks[name] for name in tasks)
             if self.on and task.cache != "off"
         }
 
