@@ -11,7 +11,7 @@ BULK = "bulk"
 RESULT_PREFIX = "moodq:result:"
 EVENTS_PREFIX = "moodq:events:"
 
-#: Hashes of the result cache: a text's digest to its label scores.
+#: Hashes of the result cache: a text's digest to what was answered.
 CACHE_YOUNG, CACHE_OLD = "moodq:cache:young", "moodq:cache:old"
 
 #: Field of RQ's job hash in which claims count how often the job was started.

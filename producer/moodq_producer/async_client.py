@@ -172,6 +172,8 @@ class AsyncClient:
             async with asyncio.timeout(timeout):
                 return await self._hub.wait(id)
         except builtins.TimeoutError:
+            if (result := await self.result(id)) is not None:
+                return result  # it was there: a timeout may be too short to ask even once
             waited_s = time.monotonic() - began
             raise wait_timeout([id], waited_s, await self.workers_alive()) from None
 

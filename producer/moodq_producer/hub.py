@@ -28,7 +28,7 @@ class Hub:
     def __init__(self, connected: Callable[[], Awaitable[Redis]], url: str) -> None:
         self._connected = connected
         self._url = url
-        self._waiting = Waiting()
+        self._waiting = Waiting(keep_refused=True)
         self._futures: dict[str, list[asyncio.Future[Result]]] = {}
         self._reader: asyncio.Task[None] | None = None
         self._waker: asyncio.Task[None] | None = None
@@ -83,10 +83,12 @@ class Hub:
                 continue
             patience.answered(results=bool(found))
             for result in found:
-                for future in self._futures.get(result.id, ()):
-                    if not future.done():
-                        future.set_result(result)
-                self._futures.pop(result.id, None)
+                for future in self._ended(result.id):
+                    future.set_result(result)
+            refused, self._waiting.refused = self._waiting.refused, {}
+            for id, refusal in refused.items():
+                for future in self._ended(id):
+                    future.set_exception(refusal)
 
     async def _once(self, client: Redis, patience: Patience) -> list[Result]:
         if self._waiting.fresh:
@@ -109,6 +111,10 @@ class Hub:
             if await redis.client_unblock(self._blocked_as):
                 return
             await asyncio.sleep(UNBLOCK_PAUSE_S)
+
+    def _ended(self, id: str) -> list[asyncio.Future[Result]]:
+        """Those that wait for ``id`` still; from here on nobody does."""
+        return [future for future in self._futures.pop(id, []) if not future.done()]
 
     def _forget(self, id: str, future: asyncio.Future[Result]) -> None:
         futures = self._futures.get(id, [])

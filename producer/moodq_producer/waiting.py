@@ -26,9 +26,15 @@ AWAY_PAUSE_S = 0.5
 
 
 class Waiting:
-    """The ids of one wait: ``fresh`` ones to GET, then the streams to read on."""
+    """The ids of one wait: ``fresh`` ones to GET, then the streams to read on.
 
-    def __init__(self) -> None:
+    A result that cannot be read raises, or with ``keep_refused`` is told in ``refused``, so that it fails
+    nobody else's wait.
+    """
+
+    def __init__(self, *, keep_refused: bool = False) -> None:
+        self._keep_refused = keep_refused
+        self.refused: dict[str, BadInput] = {}
         self.fresh: list[str] = []
         self._asked: list[str] = []
         self._streams: dict[str, str] = {}
@@ -71,7 +77,7 @@ class Waiting:
             if value is None:
                 self._streams.setdefault(events_key(id), "0-0")
             else:
-                found.append(parse_result(value))
+                found += self._parsed(id, value)
         return found
 
     def arrived(self, reply: Any) -> list[Result]:
@@ -81,11 +87,20 @@ class Waiting:
             key = name.decode()
             for entry_id, fields in entries:
                 if fields.get(b"event") == b"done":
-                    found.append(parse_result(fields[b"data"]))
+                    found += self._parsed(key.removeprefix(EVENTS_PREFIX), fields[b"data"])
                     self._streams.pop(key, None)
                     break
                 self._streams[key] = entry_id.decode()
         return found
+
+    def _parsed(self, id: str, value: bytes | str) -> list[Result]:
+        try:
+            return [parse_result(value)]
+        except BadInput as error:
+            if not self._keep_refused:
+                raise
+            self.refused[id] = error
+            return []
 
 
 class Patience:

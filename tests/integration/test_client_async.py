@@ -94,6 +94,29 @@ async def test_a_wait_that_begins_while_others_block_is_heard_at_once(
     slow.cancel()
 
 
+async def test_a_result_that_cannot_be_read_fails_its_own_wait_only(
+    client: AsyncClient, connection: Any
+) -> None:
+    broken, fine = await client.submit("x"), await client.submit("y")
+    waits = asyncio.gather(broken.wait(LONG_S), fine.wait(LONG_S), return_exceptions=True)
+    await asyncio.sleep(0.2)
+    connection.xadd(f"moodq:events:{broken.id}", {"event": "done", "data": '{"v": 99}'})
+    await asyncio.sleep(0.2)
+    finish(connection, fine.id)
+    refused, result = await waits
+    assert isinstance(refused, BadInput)
+    assert isinstance(result, Result)
+    assert result.id == fine.id
+
+
+async def test_a_result_that_is_there_is_given_whatever_the_timeout(
+    client: AsyncClient, connection: Redis
+) -> None:
+    ticket = await client.submit("x")
+    finish(connection, ticket.id)
+    assert (await ticket.wait(0)).id == ticket.id
+
+
 async def test_a_wait_given_up_does_not_disturb_the_others(client: AsyncClient, connection: Any) -> None:
     ticket = await client.submit("x")
     patient = asyncio.create_task(ticket.wait(LONG_S))

@@ -24,14 +24,16 @@ SCORES = LabelScores(label="positive", probability=0.9, scores={"positive": 0.9,
 WAIT_S = 30.0
 
 
-def run(connection: Any, texts: list[str], ids: list[str], **fields: Any) -> list[dict[str, Any]]:
+def run(
+    connection: Any, texts: list[str], ids: list[str], *, queue: str = "bulk", **fields: Any
+) -> list[dict[str, Any]]:
     """Send one job of several items and wait for all results."""
     items = [
         {"id": id, "text": text, "tasks": ["sentiment"], **fields}
         for id, text in zip(ids, texts, strict=True)
     ]
-    queue = Queue("bulk", connection=connection, serializer=JSONSerializer)
-    queue.enqueue_call(JOB_FUNCTION, args=({"v": 1, "items": items},), timeout=-1, result_ttl=600)
+    rq_queue = Queue(queue, connection=connection, serializer=JSONSerializer)
+    rq_queue.enqueue_call(JOB_FUNCTION, args=({"v": 1, "items": items},), timeout=-1, result_ttl=600)
     deadline = time.monotonic() + WAIT_S
     while None in (found := connection.mget([result_key(id) for id in ids])):
         assert time.monotonic() < deadline, "no results"
@@ -70,6 +72,19 @@ def test_the_same_texts_of_one_job_are_computed_once(connection: Any, fake_worke
     results = run(connection, ["good"] * 4, ["a", "b", "c", "d"])
     assert sorted(result.get("cached", "computed") for result in results) == ["computed"] + ["exact"] * 3
     assert len({json.dumps(result["results"]) for result in results}) == 1
+
+
+def test_a_message_does_not_wait_for_its_like_in_bulk(connection: Any, fake_worker: Any) -> None:
+    queue = Queue("bulk", connection=connection, serializer=JSONSerializer)
+    for id, text in (("slow", "[[sleep 4]] alone"), ("like", "same text"), ("more", "[[sleep 4]] again")):
+        item = {"id": id, "text": text, "tasks": ["sentiment"]}
+        queue.enqueue_call(JOB_FUNCTION, args=({"v": 1, "items": [item]},), timeout=-1, result_ttl=600)
+    deadline = time.monotonic() + WAIT_S
+    while connection.zcard("rq:wip:bulk") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    run(connection, ["same text"], ["urgent"], queue="interactive")
+    assert connection.get(result_key("slow")) is None or connection.get(result_key("more")) is None
 
 
 def test_a_text_that_fails_fails_for_all_who_sent_it_and_is_not_remembered(

@@ -52,6 +52,23 @@ def test_a_long_pass_keeps_its_share_when_messages_come_without_end() -> None:
         assert abs(100 / (100 + given) - share) < 0.05
 
 
+def test_a_message_that_comes_while_another_runs_is_heard_at_the_next_layer() -> None:
+    ran = []
+
+    def run() -> bool:
+        ran.append(1)
+        if len(ran) == 1:
+            preemption.came()  # from the intake's thread, after what waits was looked at
+        return False
+
+    preemption = Preemption(run, clock=lambda: 0.0)
+    with preemption.long_pass(0.5):
+        preemption.came()
+        for _ in range(3):
+            preemption.between_layers()
+    assert len(ran) == 2
+
+
 def test_what_a_message_raises_leaves_the_pass_open_to_the_next_one() -> None:
     asked = []
 

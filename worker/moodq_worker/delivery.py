@@ -26,8 +26,8 @@ from moodq_config.names import events_key
 from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
 from moodq_worker.result_cache import Answer, ResultCache
-from moodq_worker.rq_finish import WrittenResult
-from moodq_worker.rq_worker import EVENTS_MAXLEN, BatchWorker
+from moodq_worker.rq_finish import EVENTS_MAXLEN, WrittenResult
+from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
 
@@ -131,15 +131,17 @@ class Delivery:
             for item, spent in zip(items, timings, strict=True)
             if not self._will_retry(item)
         ]
-        well = [(job.claim, value) for job in ended if (value := self._return_value(job)) is not None]
+        values = [self._return_value(job) for job in ended]
+        well = [(job.claim, value) for job, value in zip(ended, values, strict=True) if value is not None]
         began = time.perf_counter()
         self._until_taken(lambda: self._worker.finish(results, well), "results not written")
         self._metrics.result_write.observe(time.perf_counter() - began)
         self._remember(items)
         for item, spent in zip(items, timings, strict=True):
             self._count(item, spent)
-        for job in ended:
-            self._until_taken(lambda job=job: self._fail(job), f"job {job.id} not finished")  # type: ignore[misc]
+        for job, value in zip(ended, values, strict=True):
+            outcome = "done" if value is not None else self._fail(job)
+            self._metrics.jobs.labels(job.claim.queue.name, outcome).inc()
             self._finished(job)
             job.items.clear()  # they refer to their job: without a cycle they are freed here and now
 
@@ -191,7 +193,7 @@ class Delivery:
             attempt=item.job.claim.attempt,
             finished_at=finished_at,
             metadata=item.request.metadata if item.request else None,
-            cached=item.cached_as,
+            cached=None if failed else item.cached_as,
         )
         return WrittenResult(item.id, to_json(result, exclude_none=True))
 
@@ -213,15 +215,15 @@ class Delivery:
         done = len(job.items) - len(errors) + job.skipped
         return {"done": done, "failed": len(errors), "codes": dict(codes)}
 
-    def _fail(self, job: Job) -> None:
-        """End a job that did not go well; nothing for one that did."""
-        outcome = "done"
-        if self._return_value(job) is None:
-            errors = [item.error for item in job.items if item.error is not None]
-            retry = self._retries(job)
-            self._worker.fail(job.claim, errors[0] if retry else _summary(errors), retry=retry)
-            outcome = "retried" if retry else "failed"
-        self._metrics.jobs.labels(job.claim.queue.name, outcome).inc()
+    def _fail(self, job: Job) -> str:
+        """End a job that did not go well; returns its outcome."""
+        errors = [item.error for item in job.items if item.error is not None]
+        retry = self._retries(job)
+        error = errors[0] if retry else _summary(errors)
+        self._until_taken(
+            lambda: self._worker.fail(job.claim, error, retry=retry), f"job {job.id} not finished"
+        )
+        return "retried" if retry else "failed"
 
     def _retries(self, job: Job) -> bool:
         return any(self._will_retry(item) for item in job.items)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moodq_config.contracts import GeneratedText, ItemError, LabelScores, RequestItem, Timings
@@ -101,6 +102,12 @@ class Item:
         else:
             self.generates_todo.remove(task)
             self.texts[task] = answer
+
+    def flight(self, names: Sequence[str]) -> tuple[object, ...]:
+        """What items that wait for the same labels share; empty for those that are never shared. Only items
+        of one urgency do: a message must not wait for its like in a full bulk queue."""
+        keys = [self.cache_keys.get(name) for name in names]
+        return () if None in keys else (self.queue, bool(self.generates_todo), names, *keys)
 
     def plan_again(self, tasks: TaskSet) -> None:
         """After ``know``: a label that would only steer a text that is known is not needed."""

@@ -183,7 +183,7 @@ class Loop:
     def _queue_label(self, item: Item) -> None:
         todo = tuple(item.labels_todo)
         names = todo if len(todo) == 1 else self._tasks.computed_with(todo[0], todo)
-        if (flight := _flight(item, names)) and self._flights.join(flight, item):
+        if (flight := item.flight(names)) and self._flights.join(flight, item):
             return
         tokens = len(item.tokens) + SUFFIX_TOKENS * len(names)
         self._labels.add(
@@ -191,7 +191,16 @@ class Loop:
         )
 
     def _keep_started(self, batch: list[Entry[Item]]) -> list[Entry[Item]]:
-        return [entry for entry in batch if entry.item.job.started]
+        kept = []
+        for entry in batch:
+            if entry.item.job.started:
+                kept.append(entry)
+                continue
+            # Those that fly with it may have been started, and are waited for.
+            names, _ = cast("tuple[tuple[str, ...], Lang]", entry.group)
+            for other in self._flights.land(entry.item.flight(names)):
+                self._queue_label(other)
+        return kept
 
     def _run_labels(self, batch: list[Entry[Item]]) -> None:
         items = [entry.item for entry in batch]
@@ -206,7 +215,7 @@ class Loop:
         self._observe_batch(names[0], lang, batch, spent)
         for item in items:
             item.clock.prefill_s += spent
-            landed = self._flights.land(_flight(item, names))
+            landed = self._flights.land(item.flight(names))
             for name, found in zip(names, scores.get(item.key, ()), strict=False):
                 item.labels_todo.remove(name)
                 item.scores[name] = found
@@ -286,9 +295,3 @@ class Loop:
         if self.delivery is None:
             raise RuntimeError("the loop was started without a delivery")
         return self.delivery
-
-
-def _flight(item: Item, names: Sequence[str]) -> tuple[object, ...]:
-    """What items that wait for the same labels share; empty for those that are never shared."""
-    keys = [item.cache_keys.get(name) for name in names]
-    return () if None in keys else (names, *keys)

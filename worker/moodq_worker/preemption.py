@@ -47,7 +47,8 @@ class Preemption:
             return
         self._yields = self._waits = False  # the messages' own pass is not interrupted
         try:
-            self._waits |= self._run()
+            if self._run():
+                self._waits = True  # and what came meanwhile is not forgotten
         finally:
             self._yields = True
             self._given_s += self._clock() - now

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from redis import Redis
 from rq.job import Job, JobStatus
@@ -22,11 +22,14 @@ from rq.results import Result
 from rq.worker.base import WorkerStatus
 
 from moodq_config.names import events_key, result_key
+from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_scripts import PRELUDE
 
 #: Results and jobs of one call: a script holds the server for its duration, some milliseconds at this size.
 RESULTS_AT_ONCE = 500
 JOBS_AT_ONCE = 200
+#: Entries an item's event stream may hold: its labels, its tokens, its end.
+EVENTS_MAXLEN = 2_048
 _PROBE = "a-job-id"
 
 # KEYS: started and finished registry of each queue in turn, then the worker's hash and its executions.
@@ -101,28 +104,15 @@ class WrittenResult:
     body: bytes
 
 
-class Finished(Protocol):
-    """A job in hand that went well; ``rq_worker.Claim`` is one."""
-
-    @property
-    def job(self) -> Any: ...
-    @property
-    def queue(self) -> Any: ...
-    @property
-    def execution(self) -> Any: ...
-
-
 class FinishScript:
     """The script, bound to a connection, with the names RQ gives its keys."""
 
-    def __init__(
-        self, connection: Redis, conf: dict[str, Any], *, result_ttl_s: int, events_maxlen: int
-    ) -> None:
+    def __init__(self, connection: Redis, conf: dict[str, Any], *, result_ttl_s: int) -> None:
         self._script = connection.register_script(PRELUDE + _FINISH)
         probe = Job(_PROBE, connection)
         self._conf = conf | {
             "result_ttl": result_ttl_s,
-            "events_maxlen": events_maxlen,
+            "events_maxlen": EVENTS_MAXLEN,
             "item_result": result_key(""),
             "item_events": events_key(""),
             "results": cast("Any", Result).get_key(""),
@@ -135,7 +125,7 @@ class FinishScript:
         self,
         worker: Any,
         results: Sequence[WrittenResult],
-        jobs: Sequence[tuple[Finished, Any]],
+        jobs: Sequence[tuple[Claim, Any]],
         ended_at: datetime,
         default_ttl_s: int,
     ) -> list[End]:

@@ -47,8 +47,6 @@ TAKE_OVER_LIMIT = 500
 #: Bytes of jobs' data after which a claim takes no more: some hundred texts in long jobs, so that what one
 #: worker takes at once stays a fair share.
 CLAIM_BYTES = 48 * 1024
-#: Entries an item's event stream may hold: its labels, its tokens, its end.
-EVENTS_MAXLEN = 2_048
 #: Seconds between two clean-ups of RQ's registries of ended jobs.
 CLEAN_UP_EVERY_S = 60.0
 
@@ -86,9 +84,7 @@ class BatchWorker(HookedWorker):
         self._scripts = Scripts(
             self.connection, lease_s=lease_s, max_attempts=max_attempts, failure_ttl_s=failure_ttl_s
         )
-        self._finish = FinishScript(
-            self.connection, self._scripts.conf, result_ttl_s=result_ttl_s, events_maxlen=EVENTS_MAXLEN
-        )
+        self._finish = FinishScript(self.connection, self._scripts.conf, result_ttl_s=result_ttl_s)
         self._doorbell = Doorbell(self.connection, {queue.name: queue.key for queue in self.queues})
         self._life = threading.Lock()
         self._clean_up_at = 0.0
