@@ -53,4 +53,6 @@ def shown_value(settings: Settings, field: str) -> str:
         return "(unset)"
     if field == "redis_url":
         return mask_url(value)
+    if isinstance(value, dict):
+        return ",".join(f"{name}={part:g}" for name, part in value.items())
     return ",".join(value) if isinstance(value, tuple) else str(value)

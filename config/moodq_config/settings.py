@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -65,6 +65,10 @@ class Settings(BaseSettings):
         ge=0.0,
         le=1.0,
         description="share of batches that go to later queues while the first one is busy",
+    )
+    queue_weights: Annotated[dict[QueueName, Annotated[float, Field(gt=0.0, le=1_000.0)]], NoDecode] = Field(
+        {},
+        description="how later queues divide their share, as bulk=3,logs=1; 1 for those not named",
     )
     max_queue_length: int = Field(
         100_000, ge=1, le=10_000_000, description="jobs a queue may hold before producers get queue_full"
@@ -150,6 +154,25 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @field_validator("queue_weights", mode="before")
+    @classmethod
+    def _split_weights(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        return {name.strip(): weight.strip() for name, _, weight in pairs}
+
+    @field_validator("queue_weights")
+    @classmethod
+    def _later_queues(cls, value: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        later = info.data.get("queues", ())[1:]
+        for name in value:
+            if name not in later:
+                raise ValueError(
+                    f"{name!r} is not one of MOODQ_QUEUES after the first, whose part is 1 - MOODQ_BULK_SHARE"
+                )
+        return value
 
     @field_validator("redis_url")
     @classmethod

@@ -262,6 +262,28 @@ def test_sigterm_finishes_what_runs_puts_back_the_rest_and_exits_with_0(
     assert result(connection, "late")["status"] == "done"
 
 
+def test_a_text_of_a_started_job_that_flies_with_one_not_started_is_finished_by_the_drain(
+    connection: Any, start_fake_worker: Start
+) -> None:
+    worker = start_fake_worker(MOODQ_BATCH_TOKENS="64")
+    same = "the same text twice, with a reply " + "s" * 20
+    both = ["sentiment", "reply"]
+    enqueue(connection, [{"id": "running", "text": "[[sleep 1]] on", "tasks": ["sentiment"]}])
+    started = StartedJobRegistry("interactive", connection=connection)
+    until(lambda: connection.zcard(started.key) == 1)
+    leader = enqueue(connection, [{"id": "leader", "text": same, "tasks": both}])
+    first = {"id": "first", "text": "[[sleep 2]] goes first " + "x" * 30, "tasks": ["sentiment"]}
+    enqueue(connection, [first, {"id": "follower", "text": same, "tasks": both}])
+    until(lambda: connection.zcard(started.key) == 3)
+    result(connection, "running")
+    time.sleep(0.5)
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(timeout=WAIT_S) == 0
+    assert result(connection, "follower")["status"] == "done"
+    assert connection.get(result_key("leader")) is None
+    assert connection.lrange("rq:queue:interactive", 0, -1) == [leader.encode()]
+
+
 def test_interactive_goes_before_bulk_and_bulk_still_moves(connection: Any, start_fake_worker: Start) -> None:
     for number in range(30):
         for queue in ("bulk", "interactive"):

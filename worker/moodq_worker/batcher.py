@@ -4,17 +4,19 @@ A batch holds texts of one group (same tasks and language, so the same cached pr
 similar length: at most ``budget`` tokens in all, and, since the attention pads its rows to the longest, at
 most ``PADDED`` times as many with the padding. It is built around the oldest
 text of the chosen queue, or around the oldest of those that go first; every few batches the oldest of all has
-its turn, so nothing starves inside a queue. Between queues the first goes first, and the later ones get
-``share`` of the batches while it is busy, so that they still move.
+its turn, so nothing starves inside a queue. Whose turn it is between queues is ``fairness``' business.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Generic, TypeVar
+
+from moodq_worker.fairness import FairShare
 
 T = TypeVar("T")
 
@@ -67,12 +69,18 @@ class _Lane(Generic[T]):
 class Batcher(Generic[T]):
     """Waiting texts of every queue, first queue most urgent."""
 
-    def __init__(self, queues: Sequence[str], *, budget: int, share: float) -> None:
+    def __init__(
+        self,
+        queues: Sequence[str],
+        *,
+        budget: int,
+        share: float,
+        weights: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self._lanes: dict[str, _Lane[T]] = {queue: _Lane() for queue in queues}
         self._first = self._lanes[queues[0]]
         self._budget = budget
-        self._share = share
-        self._credit = 0.0
+        self._turns = FairShare(queues, share=share, weights=weights)
         self._batches = 0
 
     def __len__(self) -> int:
@@ -109,14 +117,10 @@ class Batcher(Generic[T]):
         return [entry for key in keys if (entry := lane.remove(key)) is not None]
 
     def _choose_lane(self) -> _Lane[T] | None:
-        busy = [lane for lane in self._lanes.values() if lane.by_arrival]
+        busy = [queue for queue, lane in self._lanes.items() if lane.by_arrival]
         if len(busy) < 2:
-            return busy[0] if busy else None
-        self._credit += self._share
-        if self._credit >= 1.0:
-            self._credit -= 1.0
-            return busy[1]
-        return busy[0]
+            return self._lanes[busy[0]] if busy else None
+        return self._lanes[self._turns.choose(busy)]
 
     def _window(self, group: list[tuple[int, int]], oldest: tuple[int, int], budget: int) -> list[int]:
         """Keys around ``oldest`` in order of length, widened to the nearer side while the budget holds.

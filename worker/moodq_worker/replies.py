@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moodq_config.contracts import GeneratedText
 from moodq_config.tasks import GenerateTask, TaskSet
 from moodq_worker.engine import DecodeEvent, Engine, Generation
+from moodq_worker.fairness import FairShare
 from moodq_worker.items import Item
 from moodq_worker.metrics import Metrics
 
@@ -38,6 +39,8 @@ class ReplyStage:
         metrics: Metrics,
         *,
         queues: Sequence[str],
+        share: float,
+        weights: Mapping[str, float],
         prefill_tokens: int,
         max_replies: int,
         next_stage: Callable[[Item], None],
@@ -53,6 +56,7 @@ class ReplyStage:
         self._failed = failed
         self._publish = publish
         self._waiting: dict[str, deque[Item]] = {queue: deque() for queue in queues}
+        self._turns = FairShare(queues, share=share, weights=weights)
         self._running: dict[int, Item] = {}
         self._joins = 0
 
@@ -81,7 +85,10 @@ class ReplyStage:
         """Whether any text joined: the oldest first, while rows, KV memory and this turn's tokens allow."""
         admitted: list[Item] = []
         tokens = 0
-        waiting = next((waiting for waiting in self._waiting.values() if waiting), deque())
+        busy = [queue for queue, items in self._waiting.items() if items]
+        if not busy:
+            return False
+        waiting = self._waiting[self._turns.choose(busy) if len(busy) > 1 else busy[0]]
         for item in waiting:
             if len(self._running) + len(admitted) >= self._max_replies or (
                 started_only and not item.job.started

@@ -86,6 +86,7 @@ class Worker:
             queues=settings.queues,
             batch_tokens=budget,
             bulk_share=settings.bulk_share,
+            weights=settings.queue_weights,
             max_replies=settings.max_replies,
             max_wait_s=settings.max_wait_ms / 1000,
         )

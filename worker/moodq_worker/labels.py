@@ -1,0 +1,165 @@
+"""Labels in the loop: which texts run together, one pass for all, and what each learns from it.
+
+The peer of ``replies``. Used from the engine's thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+from moodq_config.contracts import LabelScores
+from moodq_config.errors import ErrorCode, ModelError
+from moodq_config.tasks import Lang, TaskSet
+from moodq_worker.batcher import Batcher, Entry
+from moodq_worker.engine import Engine
+from moodq_worker.items import Item
+from moodq_worker.metrics import Metrics
+from moodq_worker.replies import SUFFIX_TOKENS
+from moodq_worker.result_cache import SingleFlight
+
+log = logging.getLogger(__name__)
+
+Batch = list[Entry[Item]]
+
+
+class LabelStage:
+    """Texts that wait for labels. ``next_stage`` gets each as soon as its labels are known, or failed."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tasks: TaskSet,
+        metrics: Metrics,
+        *,
+        queues: Sequence[str],
+        batch_tokens: int,
+        share: float,
+        weights: Mapping[str, float],
+        next_stage: Callable[[Item], None],
+        failed: Callable[[Item, Exception], None],
+    ) -> None:
+        self._engine = engine
+        self._tasks = tasks
+        self._metrics = metrics
+        self._next_stage = next_stage
+        self._failed = failed
+        self._batcher: Batcher[Item] = Batcher(queues, budget=batch_tokens, share=share, weights=weights)
+        self._flights: SingleFlight[Item] = SingleFlight()
+
+    def __len__(self) -> int:
+        """Texts that wait, without those that fly with another."""
+        return len(self._batcher)
+
+    @property
+    def has_first(self) -> bool:
+        """Whether a text that goes first waits in the first queue."""
+        return self._batcher.has_first
+
+    def add(self, item: Item) -> None:
+        todo = tuple(item.labels_todo)
+        names = todo if len(todo) == 1 else self._tasks.computed_with(todo[0], todo)
+        if (flight := item.flight(names)) and self._flights.join(flight, item):
+            return
+        tokens = len(item.tokens) + SUFFIX_TOKENS * len(names)
+        self._batcher.add(
+            item.queue, Entry(item.key, (names, item.lang), tokens, item, first=not item.generates_todo)
+        )
+
+    def next_batch(self, *, started_only: bool) -> Batch:
+        """What runs next, taken out of what waits; with ``started_only`` without the texts of jobs that have
+        not been started, which are given up."""
+        batch = self._batcher.next_batch()
+        return self._keep_started(batch) if started_only else batch
+
+    def first_batch(self) -> Batch:
+        """A batch of texts that go first in the first queue; empty when there are none."""
+        return self._batcher.first_batch()
+
+    def put_back(self, batch: Batch) -> None:
+        """Let a batch wait again."""
+        for entry in batch:
+            self._batcher.add(entry.item.queue, entry)
+
+    def run(self, batch: Batch) -> None:
+        """One forward pass, or several when it raises."""
+        items = [entry.item for entry in batch]
+        names, lang = _group(batch[0])
+        began = time.monotonic()
+        for item in items:
+            item.job.started = True
+            if item.clock.started is None:
+                item.clock.started = began
+        scores = self._label_or_halve(names, lang, items)
+        spent = time.monotonic() - began
+        self._observe(names[0], lang, batch, spent)
+        for item in items:
+            item.clock.prefill_s += spent
+            landed = self._flights.land(item.flight(names))
+            for name, found in zip(names, scores.get(item.key, ()), strict=False):
+                item.labels_todo.remove(name)
+                item.scores[name] = found
+                for other in landed:
+                    other.know(name, found, "exact" if other.text == item.text else "template")
+            for other in (item, *landed):
+                self._next_stage(other)
+
+    def _keep_started(self, batch: Batch) -> Batch:
+        kept = []
+        for entry in batch:
+            if entry.item.job.started:
+                kept.append(entry)
+                continue
+            # Those that fly with it may have been started, and are waited for.
+            for other in self._flights.land(entry.item.flight(_group(entry)[0])):
+                self.add(other)
+        return kept
+
+    def _label_or_halve(
+        self, names: Sequence[str], lang: Lang, items: Sequence[Item]
+    ) -> dict[int, list[LabelScores]]:
+        """Scores by item key. When a batch raises it is run again in halves, so that the text that makes the
+        model fail fails alone."""
+        try:
+            found = self._engine.label(names, lang, [item.tokens for item in items])
+            if len(found) != len(items):
+                raise RuntimeError(f"the engine gave {len(found)} outcomes for {len(items)} texts")
+        except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the worker
+            if len(items) == 1:
+                self._failed(items[0], error)
+                return {}
+            middle = len(items) // 2
+            log.warning("a batch of %d failed (%s); running it in halves", len(items), type(error).__name__)
+            return self._label_or_halve(names, lang, items[:middle]) | self._label_or_halve(
+                names, lang, items[middle:]
+            )
+        usable = {}
+        for item, scores in zip(items, found, strict=True):
+            broken = [
+                name for name, one in zip(names, scores, strict=True) if not math.isfinite(one.probability)
+            ]
+            if not broken:
+                usable[item.key] = scores
+            else:
+                item.error = ModelError(
+                    f"task {broken[0]}: the model gave no finite probability for this text",
+                    code=ErrorCode.ENGINE_FAILED,
+                )
+        return usable
+
+    def _observe(self, task: str, lang: Lang, batch: Batch, spent: float) -> None:
+        tokens = sum(entry.tokens for entry in batch)
+        cached = self._engine.prompt_tokens(task, lang)
+        self._metrics.batch_items.labels(task).observe(len(batch))
+        self._metrics.batch_tokens.labels(task).observe(tokens)
+        self._metrics.count_prefill(tokens, cached * len(batch))
+        prefill_time = self._metrics.prefill_time.labels(task)
+        for _ in batch:
+            prefill_time.observe(spent)
+
+
+def _group(entry: Entry[Item]) -> tuple[tuple[str, ...], Lang]:
+    return cast("tuple[tuple[str, ...], Lang]", entry.group)
