@@ -43,9 +43,10 @@ from .sentiment import Comparison, sentiment
 from .service import OneAtATime, Service, UnderLoad
 from .texts import TextPool, load_texts
 
+#: The queue comes before any model is loaded: it is to be measured alone.
 SECTIONS = (
-    *("sentiment", "interactive", "replies", "labels-during-replies", "four-tasks", "growth", "memory"),
-    *("flood", "queue", "pipelines", "log-cache"),
+    *("queue", "sentiment", "interactive", "replies", "labels-during-replies", "four-tasks", "growth"),
+    *("memory", "flood", "pipelines", "log-cache"),
 )
 
 
@@ -111,6 +112,21 @@ def bench(console: Console, pool: TextPool, plan: Plan, model: Path | None) -> d
     settings = load_settings()
     folder = str(model.resolve() if model else default_model_folder(settings))
     found = Figures()
+
+    def measure(name: str, section: Callable[[], None]) -> None:
+        if name not in plan.sections:
+            return
+        console.rule(name)
+        before = len(found.tables)
+        try:
+            section()
+        except (ChildFailed, RuntimeError) as error:
+            # One section's figures are not worth the others'.
+            found.left_out.append(f"section {name}: {error}")
+            console.print(f"bench: section {name}: {error}", style="red", markup=False)
+        print_figures(console, found, found.tables[before:])
+
+    measure("queue", lambda: queue_side(LATEST.parent, plan.rounds, found))
     with ExitStack() as stack:
 
         def kept(child: Any) -> Any:
@@ -175,7 +191,6 @@ def bench(console: Console, pool: TextPool, plan: Plan, model: Path | None) -> d
             ),
             "memory": lambda: memory(services, pool.slice(2, plan.items), found),
             "flood": lambda: flood(services[ref.precision], pool.slice(3, 200), found),
-            "queue": lambda: queue_side(LATEST.parent, plan.rounds, found),
             "pipelines": lambda: pipelines(
                 client, folder, ref.precision, pool.slice(4, 5 * plan.items), min(2, plan.rounds), found
             ),
@@ -185,17 +200,8 @@ def bench(console: Console, pool: TextPool, plan: Plan, model: Path | None) -> d
                 found,
             ),
         }
-        for name in SECTIONS:
-            if name in plan.sections:
-                console.rule(name)
-                before = len(found.tables)
-                try:
-                    sections[name]()
-                except (ChildFailed, RuntimeError) as error:
-                    # One section's figures are not worth the others'.
-                    found.left_out.append(f"section {name}: {error}")
-                    console.print(f"bench: section {name}: {error}", style="red", markup=False)
-                print_figures(console, found, found.tables[before:])
+        for name, section in sections.items():
+            measure(name, section)
     console.rule("ratios")
     print_figures(console, found, [], ratios=True)
     tokens = compared[0].new_tokens if compared else 0.0

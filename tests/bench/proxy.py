@@ -1,7 +1,8 @@
 """A proxy before the server that counts, and if asked delays: Redis a network away.
 
 Runs in a process of its own (``Child``). A round trip is a change of direction: something was sent to the
-server after the server had last spoken. Bytes arrive ``delay_s`` after they were sent, either way, in order.
+server after the server had last spoken. A script counts as one command. Bytes arrive ``delay_s`` after they
+were sent, either way, in order.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
+
+import hiredis
 
 
 class Proxy:
@@ -28,9 +31,9 @@ class Proxy:
         return self._port
 
     def take(self) -> dict[str, int]:
-        """``round_trips``, ``sent`` and ``received`` bytes since the last call."""
+        """``commands``, ``round_trips``, ``sent`` and ``received`` bytes since the last call."""
         seen, self._seen = self._seen, Counter()
-        return {name: seen[name] for name in ("round_trips", "sent", "received")}
+        return {name: seen[name] for name in ("commands", "round_trips", "sent", "received")}
 
     def _serve(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
@@ -46,16 +49,20 @@ class Proxy:
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         state = {"asked": False}
+        requests = hiredis.Reader()  # what is sent is in the form of an answer: arrays of strings
 
-        def sent(size: int) -> None:
+        def sent(data: bytes) -> None:
             if not state["asked"]:
                 self._seen["round_trips"] += 1
             state["asked"] = True
-            self._seen["sent"] += size
+            self._seen["sent"] += len(data)
+            requests.feed(data)
+            while requests.gets() is not False:
+                self._seen["commands"] += 1
 
-        def received(size: int) -> None:
+        def received(data: bytes) -> None:
             state["asked"] = False
-            self._seen["received"] += size
+            self._seen["received"] += len(data)
 
         await asyncio.gather(self._pump(reader, far_writer, sent), self._pump(far_reader, writer, received))
 
@@ -63,7 +70,7 @@ class Proxy:
         assert callable(count)
         try:
             while data := await reader.read(1 << 18):
-                count(len(data))
+                count(data)
                 if self._delay_s:
                     self._loop.call_later(self._delay_s, writer.write, data)
                 else:

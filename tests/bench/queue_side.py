@@ -73,7 +73,9 @@ def queue_side(folder: Path, rounds: int, into: Figures) -> None:
     rows.append(["rq-simple, Redis 2 ms away", round(rq_far)])
     into.tables.append(TableOf("Jobs a second with an empty engine, one worker", ["", "jobs/s"], rows))
     into.tables.append(
-        TableOf("Traffic of a job", ["", "round trips", "bytes to Redis", "bytes from Redis"], traffic)
+        TableOf(
+            "Traffic of a job", ["", "commands", "round trips", "bytes to Redis", "bytes from Redis"], traffic
+        )
     )
     single, chunked, away = (median(rates[name]) for name in list(rates)[:3])
     into.figures |= {
@@ -172,6 +174,7 @@ def _look(limit: float) -> None:
 
 def _per_job(seen: dict[str, int], jobs: int) -> list[float]:
     return [
+        round(seen["commands"] / jobs, 3),
         round(seen["round_trips"] / jobs, 3),
         round(seen["sent"] / jobs),
         round(seen["received"] / jobs),

@@ -57,13 +57,13 @@ class FakeEngine:
         return None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [list(map(ord, text)) for text in texts]
+        return [list(text.encode()) for text in texts]
 
     def label(
         self, tasks: Sequence[str], lang: Lang, texts: Sequence[Sequence[int]]
     ) -> list[list[LabelScores]]:
         labels = [self._known().label_task(task).labels for task in tasks]
-        decoded = ["".join(map(chr, tokens)) for tokens in texts]
+        decoded = [bytes(tokens).decode() for tokens in texts]
         self._spend(decoded)
         return [[self._scores(text, choice) for choice in labels] for text in decoded]
 
@@ -78,7 +78,7 @@ class FakeEngine:
 
     def admit(self, generations: Sequence[Generation]) -> None:
         for generation in generations:
-            text = "".join(map(chr, generation.tokens))
+            text = bytes(generation.tokens).decode()
             self._spend([text])
             words = ["echo:", *text.split()]
             self._rows[generation.key] = _Row(generation, words)

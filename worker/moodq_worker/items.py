@@ -151,4 +151,4 @@ class Item:
 
 
 def _ms(seconds: float) -> float:
-    return round(max(0.0, seconds) * 1000, 3)
+    return int(seconds * 1e6) / 1000 if seconds > 0 else 0.0  # a third of the cost of round()
