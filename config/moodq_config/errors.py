@@ -45,6 +45,7 @@ class ErrorCode(StrEnum):
     WARM_UP_FAILED = "warm_up_failed"
     ENGINE_FAILED = "engine_failed"
     MAX_ATTEMPTS = "max_attempts"
+    CANCELLED = "cancelled"
     INTERNAL = "internal"
 
 
@@ -105,5 +106,6 @@ NEVER_RETRIED = frozenset(
         ErrorCode.UNKNOWN_FUNCTION,
         ErrorCode.TOO_MANY_ITEMS,
         ErrorCode.MAX_ATTEMPTS,
+        ErrorCode.CANCELLED,
     }
 )

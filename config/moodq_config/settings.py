@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     )
     hang_timeout_s: float = Field(
         300.0,
-        ge=5.0,
+        ge=1.0,
         le=3_600.0,
         description="seconds one engine call may take before the worker counts as stuck and ends",
     )

@@ -107,8 +107,11 @@ def test_results_and_many_jobs_are_written_in_one_round_trip(
     push("later", depends_on=Job.fetch("waited-for", connection, serializer=JSONSerializer))
     worker = make_worker()
     claims = worker.claim(40, [INTERACTIVE])
-    results = [WrittenResult(id, json.dumps({"id": id}).encode()) for id in ids]
-    worker.finish(results[:1], [])  # the script is known to the server from here on
+    results = [
+        WrittenResult(id, json.dumps({"id": id}).encode(), claim)
+        for id, claim in zip(ids, claims, strict=False)
+    ]
+    worker.finish([], [])  # the script is known to the server from here on
     before = commands_seen(connection)
     jobs = [(claim, {"done": 1}) for claim in claims]
     assert worker.finish(results, jobs[:30]) == [True] * 30
@@ -128,20 +131,66 @@ def test_more_results_than_fit_one_script_are_all_written(
     push("a")
     worker = make_worker()
     (claim,) = worker.claim(1, [INTERACTIVE])
-    results = [WrittenResult(f"item-{n}", b"{}") for n in range(2 * RESULTS_AT_ONCE + 1)]
+    results = [WrittenResult(f"item-{n}", b"{}", claim) for n in range(2 * RESULTS_AT_ONCE + 1)]
     assert worker.finish(results, [(claim, {"done": len(results)})]) == [True]
     assert len(connection.keys(result_key("*"))) == len(results)
 
 
-def test_a_stream_of_the_wrong_type_costs_no_result(
+@pytest.mark.parametrize("key", [result_key("a"), events_key("a"), "rq:results:a", "rq:job:a"])
+def test_a_key_that_a_stranger_made_one_of_another_type_holds_nothing_up(
+    connection: Redis, push: Push, make_worker: MakeWorker, key: str
+) -> None:
+    push("a")
+    push("b")
+    worker = make_worker()
+    claims = worker.claim(2, [INTERACTIVE])
+    connection.delete(key)
+    connection.sadd(key, "not what it should be")
+    results = [WrittenResult(claim.job.id, b"{}", claim) for claim in claims]
+    assert worker.finish(results, [(claim, {"done": 1}) for claim in claims]) == [True, True]
+    assert connection.get(result_key("a")) == connection.get(result_key("b")) == b"{}"
+    assert connection.zcard("rq:finished:interactive") == 2
+
+
+def test_a_worker_that_was_only_slow_does_not_overwrite_its_successors_result(
     connection: Redis, push: Push, make_worker: MakeWorker
+) -> None:
+    push("a")
+    push("mine")
+    slow, other = make_worker(), make_worker()
+    first, mine = slow.claim(2, [INTERACTIVE])
+    connection.zadd("rq:wip:interactive", {first.execution.composite_key: 1})
+    assert other.take_over().requeued == 1
+    (theirs,) = other.claim(1, [INTERACTIVE])
+    results = [WrittenResult("a", b'{"by":"slow"}', first), WrittenResult("mine", b"{}", mine)]
+    assert slow.finish(results, [(first, {"done": 1}), (mine, {"done": 1})]) == [False, True]
+    assert connection.get(result_key("a")) is None, "before its successor has finished"
+    assert other.finish([WrittenResult("a", b'{"by":"other"}', theirs)], [(theirs, {"done": 1})]) == [True]
+    slow.finish(results[:1], [])
+    assert connection.get(result_key("a")) == b'{"by":"other"}', "and after"
+    assert connection.xlen(events_key("a")) == 1
+    assert connection.get(result_key("mine")) == b"{}"
+
+
+@pytest.mark.parametrize(
+    ("stored", "stands"),
+    [
+        (b'{"v":1,"id":"a","status":"done"}', True),
+        (b'{"v":1,"id":"a","status":"failed","error":{"code":"cancelled"}}', True),
+        (b'{"v":1,"id":"a","status":"failed","error":{"code":"engine_failed"}}', False),
+        (b"not JSON", False),
+    ],
+)
+def test_the_outcome_of_an_item_that_two_jobs_carry_stands_once_it_is_there(
+    connection: Redis, push: Push, make_worker: MakeWorker, stored: bytes, stands: bool
 ) -> None:
     push("a")
     worker = make_worker()
     (claim,) = worker.claim(1, [INTERACTIVE])
-    connection.set(events_key("a"), "not a stream")
-    assert worker.finish([WrittenResult("a", b"{}")], [(claim, {"done": 1})]) == [True]
-    assert connection.get(result_key("a")) == b"{}"
+    connection.set(result_key("a"), stored)
+    assert worker.finish([WrittenResult("a", b"{}", claim)], [(claim, {"done": 1})]) == [True]
+    assert connection.get(result_key("a")) == (stored if stands else b"{}")
+    assert connection.xlen(events_key("a")) == (0 if stands else 1)
 
 
 def commands_seen(connection: Any) -> int:

@@ -19,7 +19,8 @@ from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
 from moodq_config.errors import ConfigError, ErrorCode
-from moodq_config.names import INTERACTIVE
+from moodq_config.names import ATTEMPTS_FIELD, INTERACTIVE
+from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_worker import BatchWorker
 
 MakeWorker = Callable[..., BatchWorker]
@@ -124,9 +125,9 @@ def test_a_job_whose_attempts_are_used_up_is_given_up_once_and_failed_with_its_r
     push: Push, make_worker: MakeWorker, connection: Redis
 ) -> None:
     job = push("a", retry=Retry(max=9))
-    dead, first, second = (make_worker(max_attempts=2) for _ in range(3))
+    *dead, first, second = (make_worker(max_attempts=2) for _ in range(4))
     for attempt in (1, 2):
-        assert [claim.attempt for claim in dead.claim(1, [INTERACTIVE])] == [attempt]
+        assert [claim.attempt for claim in dead[attempt - 1].claim(1, [INTERACTIVE])] == [attempt]
         expire_leases(connection)
         taken = first.take_over()
         assert taken.requeued == (1 if attempt == 1 else 0)
@@ -142,7 +143,7 @@ def test_a_job_whose_attempts_are_used_up_is_given_up_once_and_failed_with_its_r
     assert result is not None
     assert (result.exc_string or "").startswith("max_attempts: ")
     assert claim.queue.failed_job_registry.get_job_ids() == ["a"]
-    assert not connection.exists("rq:wip:interactive", claim.execution.key, dead.executions_key)
+    assert not connection.exists("rq:wip:interactive", claim.execution.key, dead[1].executions_key)
 
 
 def test_a_job_that_was_given_up_by_a_worker_that_died_too_is_given_up_again(
@@ -155,6 +156,34 @@ def test_a_job_that_was_given_up_by_a_worker_that_died_too_is_given_up_again(
     assert len(dead.take_over().given_up) == 1
     expire_leases(connection)
     assert len(alive.take_over().given_up) == 1
+
+
+def test_a_job_on_its_last_attempt_is_claimed_alone_by_empty_hands(
+    push: Push, make_worker: MakeWorker, connection: Redis
+) -> None:
+    for id in ("poison", "neighbour"):
+        push(id)
+        connection.hset(f"rq:job:{id}", ATTEMPTS_FIELD, 2)
+    push("later")
+    push("bulk", queue="bulk")
+    worker = make_worker(INTERACTIVE, "bulk")
+
+    def claim() -> list[Claim]:
+        return worker.claim(9, [INTERACTIVE, "bulk"])
+
+    (bulk,) = worker.claim(9, ["bulk"])
+    assert claim() == []
+    assert worker.held_back, "its hands are not empty"
+    assert worker.finish([], [(bulk, {"done": 1})]) == [True]
+    for id in ("poison", "neighbour"):
+        push(f"bulk-{id}", queue="bulk")
+        (alone,) = claim()
+        assert (alone.job.id, alone.attempt) == (id, 3)
+        assert claim() == []
+        assert worker.held_back, "nothing else is claimed with it"
+        assert worker.finish([], [(alone, {"done": 1})]) == [True]
+    assert [one.job.id for one in claim()] == ["later", "bulk-poison", "bulk-neighbour"]
+    assert not worker.held_back
 
 
 def test_entries_of_jobs_that_are_gone_or_ended_are_only_removed(

@@ -195,7 +195,7 @@ class Delivery:
             metadata=item.request.metadata if item.request else None,
             cached=None if failed else item.cached_as,
         )
-        return WrittenResult(item.id, to_json(result, exclude_none=True))
+        return WrittenResult(item.id, to_json(result, exclude_none=True), item.job.claim)
 
     def _will_retry(self, item: Item) -> bool:
         """Whether the job of this failed item is going to be started again, so that it has no result yet."""

@@ -1,13 +1,16 @@
 """A deterministic engine without a model: a peer of ``engine_hf`` for tests of everything around it.
 
 It labels by the words of the text and answers with an echo; a text may ask for trouble:
-``[[raise]]`` makes its batch raise, ``[[nan]]`` gives NaN, ``[[sleep 2]]`` takes two seconds.
+``[[raise]]`` makes its batch raise, ``[[nan]]`` gives NaN, ``[[sleep 2]]`` takes two seconds, ``[[kill]]``
+ends the process as the kernel does when memory is short.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -113,6 +116,8 @@ class FakeEngine:
                 self._callback()
             if seconds:
                 time.sleep(seconds / LAYERS)
+        if any("[[kill]]" in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _scores(self, text: str, labels: tuple[str, ...]) -> LabelScores:
         if "[[nan]]" in text:

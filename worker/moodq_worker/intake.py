@@ -112,6 +112,8 @@ class Intake:
             claims = self._worker.claim(self._pace.jobs(min(map(self._in_hand, queues))), queues)
             if claims:
                 self.take(claims)
+            elif self._worker.held_back:
+                self._room.wait(IDLE_WAIT_S)
             else:
                 self._worker.wait_for_work(IDLE_WAIT_S, queues)
 

@@ -2,9 +2,9 @@
 
 RQ finishes one job at a time, in a transaction of its own after a WATCH and a read. Here a batch's results
 are written and its jobs finished by one script, so a batch costs one round trip and a crash finds either all
-of it done or none. The script leaves Redis as RQ's ``handle_job_success`` does. Jobs that need more of
-RQ (those with dependents, repeats or a rate limit, or whose result is not kept) are reported back for RQ's
-own code.
+of it done or none. A worker that was only slow, and whose job another has taken over, writes nothing. The
+script leaves Redis as RQ's ``handle_job_success`` does. Jobs that need more of RQ (those with dependents,
+repeats or a rate limit, or whose result is not kept) are reported back for RQ's own code.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.worker.base import WorkerStatus
 
+from moodq_config.errors import ErrorCode
 from moodq_config.names import events_key, result_key
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_scripts import PRELUDE
@@ -33,48 +34,83 @@ EVENTS_MAXLEN = 2_048
 _PROBE = "a-job-id"
 
 # KEYS: started and finished registry of each queue in turn, then the worker's hash and its executions.
-# ARGV: conf; the number of results, and of each its item's id and its body; then of each job the
-# number of its queue, its id, its execution's, its TTL, the number of words of its RQ result and of the
-# fields of its hash, and those words. Returns an ``End`` for each job.
+# ARGV: conf; the number of jobs, and of each the number of its queue, its id and its execution's; the number
+# of results, and of each the number of its job, its item's id and its body; then of each job that ends its
+# number, its TTL, the number of words of its RQ result and of the fields of its hash, and those words.
+# Returns an ``End`` for each of the latter.
 _FINISH = """
 local worker, worker_executions = KEYS[#KEYS - 1], KEYS[#KEYS]
-local place = 3
-for _ = 1, tonumber(ARGV[2]) do
-  local body, events = ARGV[place + 1], conf.item_events .. ARGV[place]
-  redis.call('SET', conf.item_result .. ARGV[place], body, 'EX', conf.result_ttl)
-  -- An event is a courtesy; a key of another type in its place must not cost the result.
-  redis.pcall('XADD', events, 'MAXLEN', '~', conf.events_maxlen, '*', 'event', 'done', 'data', body)
-  redis.call('EXPIRE', events, conf.result_ttl)
-  place = place + 2
+
+-- A key of the job's own that has been replaced by one of another type makes way: it must not hold up the
+-- batch for ever.
+local function put(command, key, ...)
+  local done = redis.pcall(command, key, ...)
+  if type(done) == 'table' and done.err then
+    if not string.find(done.err, 'WRONGTYPE') then error(done.err) end
+    redis.call('DEL', key)
+    redis.call(command, key, ...)
+  end
 end
+
+local jobs, place = {}, 3
+for number = 1, tonumber(ARGV[2]) do
+  local queue, job, execution = tonumber(ARGV[place]), ARGV[place + 1], ARGV[place + 2]
+  jobs[number] = {wip = KEYS[queue * 2 + 1], registry = KEYS[queue * 2 + 2], id = job, execution = execution,
+    member = job .. ':' .. execution}
+  -- The execution is the fencing token: a job that was taken over is registered under another.
+  jobs[number].held = redis.call('ZSCORE', jobs[number].wip, jobs[number].member)
+  place = place + 3
+end
+
+-- Whether an item has an outcome that stands: another job may carry the same item.
+local function decided(key)
+  local value = redis.pcall('GET', key)
+  if type(value) ~= 'string' then return false end
+  local status = string.match(value, '"status":"(%a+)"')
+  return status == 'done' or string.match(value, '"error":{"code":"([%w_]+)"') == conf.cancelled
+end
+local results = tonumber(ARGV[place])
+place = place + 1
+for _ = 1, results do
+  local id, body = ARGV[place + 1], ARGV[place + 2]
+  local key, events = conf.item_result .. id, conf.item_events .. id
+  if jobs[tonumber(ARGV[place]) + 1].held then
+    local new = redis.call('SET', key, body, 'EX', conf.result_ttl, 'NX')
+    if new or not decided(key) then
+      if not new then redis.call('SET', key, body, 'EX', conf.result_ttl) end
+      put('XADD', events, 'MAXLEN', '~', conf.events_maxlen, '*', 'event', 'done', 'data', body)
+      redis.call('EXPIRE', events, conf.result_ttl)
+    end
+  end
+  place = place + 3
+end
+
 local ends, finished = {}, 0
 while place <= #ARGV do
-  local queue, job, execution = tonumber(ARGV[place]), ARGV[place + 1], ARGV[place + 2]
-  local ttl = tonumber(ARGV[place + 3])
-  local result_from = place + 6
-  local fields_from = result_from + tonumber(ARGV[place + 4])
-  place = fields_from + tonumber(ARGV[place + 5])
-  local wip, registry = KEYS[queue * 2 + 1], KEYS[queue * 2 + 2]
-  if not redis.call('ZSCORE', wip, job .. ':' .. execution) then
-    redis.call('SREM', worker_executions, job .. ':' .. execution)
+  local job, ttl = jobs[tonumber(ARGV[place]) + 1], tonumber(ARGV[place + 1])
+  local result_from = place + 4
+  local fields_from = result_from + tonumber(ARGV[place + 2])
+  place = fields_from + tonumber(ARGV[place + 3])
+  if not job.held then
+    redis.call('SREM', worker_executions, job.member)
     table.insert(ends, 0)
-  elseif redis.call('EXISTS', conf.dependents[1] .. job .. conf.dependents[2]) == 1 then
+  elseif redis.call('EXISTS', conf.dependents[1] .. job.id .. conf.dependents[2]) == 1 then
     table.insert(ends, 2)
   else
-    local key, results = conf.job .. job, conf.results .. job
-    redis.call('HSET', key, unpack(ARGV, fields_from, place - 1))
+    local key, returned = conf.job .. job.id, conf.results .. job.id
+    put('HSET', key, unpack(ARGV, fields_from, place - 1))
     redis.call('HDEL', key, conf.attempts)
-    redis.call('XADD', results, 'MAXLEN', '~', 10, '*', unpack(ARGV, result_from, fields_from - 1))
+    put('XADD', returned, 'MAXLEN', '~', 10, '*', unpack(ARGV, result_from, fields_from - 1))
     if ttl > 0 then
-      redis.call('ZADD', registry, math.floor(now) + ttl, job)
+      redis.call('ZADD', job.registry, math.floor(now) + ttl, job.id)
       redis.call('EXPIRE', key, ttl)
-      redis.call('EXPIRE', results, ttl)
-      redis.call('EXPIRE', conf.dependencies[1] .. job .. conf.dependencies[2], ttl)
+      redis.call('EXPIRE', returned, ttl)
+      redis.call('EXPIRE', conf.dependencies[1] .. job.id .. conf.dependencies[2], ttl)
     else
-      redis.call('ZADD', registry, '+inf', job)
-      redis.call('PERSIST', results)
+      redis.call('ZADD', job.registry, '+inf', job.id)
+      redis.call('PERSIST', returned)
     end
-    forget(wip, job, execution, conf.worker)
+    forget(job.wip, job.id, job.execution, conf.worker)
     finished = finished + 1
     table.insert(ends, 1)
   end
@@ -98,10 +134,11 @@ class End(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class WrittenResult:
-    """One item's id and its result, as JSON."""
+    """One item's id, its result as JSON, and the job it came with."""
 
     id: str
     body: bytes
+    claim: Claim
 
 
 class FinishScript:
@@ -119,6 +156,7 @@ class FinishScript:
             "dependents": probe.dependents_key.split(_PROBE),
             "dependencies": probe.dependencies_key.split(_PROBE),
             "idle": WorkerStatus.IDLE.value,
+            "cancelled": ErrorCode.CANCELLED.value,
         }
 
     def __call__(
@@ -129,16 +167,28 @@ class FinishScript:
         ended_at: datetime,
         default_ttl_s: int,
     ) -> list[End]:
-        """Write ``results``, then finish ``jobs``, each with its return value. Repeatable: a job that an
-        earlier, interrupted call has finished is ``GONE``."""
-        queues = list({claim.queue.name: claim.queue for claim, _ in jobs}.values())
+        """Write ``results``, then finish ``jobs``, each with its return value; nothing of a job that is no
+        longer this worker's. Repeatable: a job that an earlier, interrupted call has finished is ``GONE``."""
+        claims = list(
+            {
+                claim.execution.id: claim
+                for claim in (*(one.claim for one in results), *(claim for claim, _ in jobs))
+            }.values()
+        )
+        place = {claim.execution.id: index for index, claim in enumerate(claims)}
+        queues = list({claim.queue.name: claim.queue for claim in claims}.values())
         number = {queue.name: index for index, queue in enumerate(queues)}
         keys = [
             key
             for queue in queues
             for key in (queue.started_job_registry.key, queue.finished_job_registry.key)
         ] + [worker.key, worker.executions_key]
-        words: list[Any] = [word for one in results for word in (one.id, one.body)]
+        words: list[Any] = [len(claims)]
+        for claim in claims:
+            words += (number[claim.queue.name], claim.job.id, claim.execution.id)
+        words.append(len(results))
+        for one in results:
+            words += (place[one.claim.execution.id], one.id, one.body)
         working_s = 0.0
         for claim, value in jobs:
             job, execution = claim.job, claim.execution
@@ -162,10 +212,10 @@ class FinishScript:
             fields.pop("data", None)  # stands in the hash as it was sent
             hash_ = _flat(fields)
             ttl = job.get_result_ttl(default_ttl_s)
-            words += [number[claim.queue.name], job.id, execution.id, ttl, len(result), len(hash_)]
+            words += [place[execution.id], ttl, len(result), len(hash_)]
             words += result + hash_
         conf = json.dumps(self._conf | {"worker": worker.name, "working_time": repr(working_s)})
-        return [End(end) for end in cast("list[int]", self._script(keys, [conf, len(results), *words]))]
+        return [End(end) for end in cast("list[int]", self._script(keys, [conf, *words]))]
 
 
 def needs_rq(job: Any) -> bool:

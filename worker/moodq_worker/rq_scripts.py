@@ -52,9 +52,12 @@ end
 # KEYS: list and started registry of each queue in turn, then the worker's hash and its executions.
 # ARGV: conf, then as many fresh execution ids as jobs may be claimed.
 # Returns {queue index, job id, execution id, attempt, hash} for each; no execution id: an unusable job id.
+# A job on its last attempt is claimed only by a worker with empty hands, and nothing with it: its worker died
+# each time before, and if it dies again only this job shall be to blame. Until then nothing is claimed: the
+# last row is then {-1}.
 _CLAIM = """
 local worker, worker_executions = KEYS[#KEYS - 1], KEYS[#KEYS]
-local claimed, bytes = {}, 0
+local claimed, bytes, stop = {}, 0, false
 for queue = 1, (#KEYS - 2) / 2 do
   local list, wip = KEYS[queue * 2 - 1], KEYS[queue * 2]
   while #claimed < #ARGV - 1 and bytes < conf.enough_bytes do
@@ -62,6 +65,14 @@ for queue = 1, (#KEYS - 2) / 2 do
     if not id or type(id) == 'table' then break end
     local key = conf.job .. id
     local size = redis.pcall('HLEN', key)
+    local attempt = type(size) == 'number' and count_of(redis.call('HGET', key, conf.attempts)) + 1
+    local alone = attempt and attempt > 1 and attempt >= conf.max_attempts
+    if alone and not (conf.empty_hands and #claimed == 0) then
+      redis.call('LPUSH', list, id)
+      if #claimed == 0 then return {{-1}} end
+      stop = true
+      break
+    end
     if type(size) == 'number' and size > 0 then
       if not string.find(id, '^[%w_%-]+$') then
         redis.call('HSET', key, 'status', 'failed')
@@ -69,7 +80,6 @@ for queue = 1, (#KEYS - 2) / 2 do
         table.insert(claimed, {queue - 1, id, '', 0, {}})
       else
         local execution = ARGV[#claimed + 2]
-        local attempt = count_of(redis.call('HGET', key, conf.attempts)) + 1
         redis.call('HSET', key, conf.attempts, attempt, unpack(conf.job_fields))
         redis.call('PERSIST', key)
         local fields = {'id', execution, 'job_id', id}
@@ -80,9 +90,12 @@ for queue = 1, (#KEYS - 2) / 2 do
         redis.call('SADD', worker_executions, id .. ':' .. execution)
         table.insert(claimed, {queue - 1, id, execution, attempt, redis.call('HGETALL', key)})
         bytes = bytes + redis.call('HSTRLEN', key, 'data')
+        stop = alone
       end
     end
+    if stop then break end
   end
+  if stop then break end
 end
 if #claimed > 0 then
   redis.call('EXPIRE', worker_executions, conf.ttl + conf.index_grace)
@@ -210,6 +223,7 @@ class Scripts:
         job_fields: dict[str, str],
         busy: str,
         enough_bytes: int,
+        empty_hands: bool,
     ) -> list[list[Any]]:
         """``execution`` is the pattern of those to be registered under the ids of ``executions``. No more is
         claimed once the jobs' data come to ``enough_bytes``."""
@@ -221,6 +235,7 @@ class Scripts:
             execution_fields=_flat(fields),
             busy=busy,
             enough_bytes=enough_bytes,
+            empty_hands=empty_hands,
         )
         return cast("list[list[Any]]", self._claim(keys, [conf, *executions]))
 

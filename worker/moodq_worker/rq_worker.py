@@ -88,6 +88,8 @@ class BatchWorker(HookedWorker):
         self._doorbell = Doorbell(self.connection, {queue.name: queue.key for queue in self.queues})
         self._life = threading.Lock()
         self._clean_up_at = 0.0
+        self._alone = ""  # id of the last execution that was claimed alone
+        self.held_back = False
 
     # -- life ---------------------------------------------------------------------------------------------
 
@@ -135,8 +137,13 @@ class BatchWorker(HookedWorker):
     # -- jobs ---------------------------------------------------------------------------------------------
 
     def claim(self, max_jobs: int, queue_order: Sequence[str]) -> list[Claim]:
-        """Take up to ``max_jobs`` from the heads of the queues, in this order, and lease them. Atomic."""
-        if max_jobs < 1 or not queue_order:
+        """Take up to ``max_jobs`` from the heads of the queues, in this order, and lease them. Atomic.
+
+        A job on its last attempt is taken alone, by a worker with nothing else in hand; ``held_back`` says
+        that one waits for that, or is in hand.
+        """
+        self.held_back = self._alone in self.executions
+        if max_jobs < 1 or not queue_order or self.held_back:
             return []
         by_name = {queue.name: queue for queue in self.queues}
         queues = [by_name[name] for name in queue_order]
@@ -155,16 +162,24 @@ class BatchWorker(HookedWorker):
             },
             busy=WorkerStatus.BUSY.value,
             enough_bytes=CLAIM_BYTES,
+            empty_hands=not self.executions,
         )
+        if rows == [[-1]]:
+            self.held_back = True
+            return []
         if rows:
             self._state = WorkerStatus.BUSY
-        return [self._in_hand(queues[index], *row) for index, *row in rows]
+        claims = [self._in_hand(queues[index], *row) for index, *row in rows]
+        if claims and 1 < self._max_attempts <= claims[0].attempt:
+            self._alone = claims[0].execution.id
+        return claims
 
     def finish(
         self, results: Sequence[WrittenResult], jobs: Sequence[tuple[Claim, dict[str, Any]]]
     ) -> list[bool]:
         """Write results, then finish jobs with their return values: one round trip for a batch. Says of each
-        job whether it was still this worker's; the end of one that was not belongs to someone else."""
+        job whether it was still this worker's; the end of one that was not belongs to someone else, and none
+        of its results is written."""
         for start in range(0, len(results) - RESULTS_AT_ONCE, RESULTS_AT_ONCE):
             self._finish(self, results[start : start + RESULTS_AT_ONCE], [], now(), 0)
         written = (len(results) - 1) // RESULTS_AT_ONCE * RESULTS_AT_ONCE if results else 0
