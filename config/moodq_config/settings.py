@@ -6,10 +6,7 @@ Sources, strongest first: keyword arguments, ``MOODQ_*`` variables, ``.env``, a 
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -23,11 +20,21 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from moodq_config.errors import ConfigError, Unavailable
+from moodq_config.errors import ConfigError
 from moodq_config.names import BULK, INTERACTIVE
+from moodq_config.redis_url import embedded_url_file, mask_url, server_url
+from moodq_config.settings_sources import ENV_PREFIX, config_file, explain, origins_of, refuse_unknown_names
 
-ENV_PREFIX = "MOODQ_"
-DEFAULT_CONFIG_FILE = "moodq.toml"
+__all__ = [
+    "ENV_PREFIX",
+    "Settings",
+    "config_file",
+    "embedded_url_file",
+    "load_settings",
+    "mask_url",
+    "origins",
+    "server_url",
+]
 
 QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
 
@@ -199,115 +206,17 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, toml
 
 
-def config_file() -> Path:
-    """The TOML file that is read: ``$MOODQ_CONFIG``, or ``moodq.toml`` in the working folder."""
-    return Path(os.environ.get(f"{ENV_PREFIX}CONFIG", DEFAULT_CONFIG_FILE))
-
-
 def load_settings(**overrides: Any) -> Settings:
     """Build the settings. Raises ``ConfigError`` naming the variable, the accepted range and the fix."""
-    _refuse_unknown_names()
+    refuse_unknown_names(Settings.model_fields)
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(entry) for entry in error.errors(include_url=False))) from None
+        raise ConfigError(
+            "\n".join(explain(entry, Settings.model_fields) for entry in error.errors(include_url=False))
+        ) from None
 
 
 def origins(settings: Settings, overrides: dict[str, Any] | None = None) -> dict[str, str]:
     """Where each value came from: ``argument``, ``environment``, ``.env``, the TOML file or ``default``."""
-    environment = {name.lower().removeprefix("moodq_") for name in os.environ if name.startswith(ENV_PREFIX)}
-    dotenv = {name.lower().removeprefix("moodq_") for name in _dotenv_names()}
-    file = set(_toml_values())
-    found: dict[str, str] = {}
-    for field in type(settings).model_fields:
-        if overrides and field in overrides:
-            found[field] = "argument"
-        elif field in environment:
-            found[field] = "environment"
-        elif field in dotenv:
-            found[field] = ".env"
-        elif field in file:
-            found[field] = str(config_file())
-        else:
-            found[field] = "default"
-    return found
-
-
-def embedded_url_file(settings: Settings) -> Path:
-    """Where ``moodq up`` writes the URL of the embedded server it started."""
-    return settings.data_dir / "valkey" / "url"
-
-
-def server_url(settings: Settings) -> str:
-    """The Redis URL to use. Raises ``Unavailable`` (redis_unreachable) when there is none."""
-    if settings.redis_url is not None:
-        return settings.redis_url
-    try:
-        return embedded_url_file(settings).read_text("utf-8").strip()
-    except FileNotFoundError:
-        raise Unavailable(
-            "no Redis: MOODQ_REDIS_URL is not set and no embedded server has been started; run `moodq up` "
-            "in another terminal, or set MOODQ_REDIS_URL"
-        ) from None
-
-
-def mask_url(url: str) -> str:
-    """``url`` with its passwords (user part and query) replaced, fit for logs and screens."""
-    return _PASSWORD_IN_USER_PART.sub(r"//\1:***@", _PASSWORD_IN_QUERY.sub(r"\1=***", url))
-
-
-#: redis-py takes ``unix://…?password=…``, and sentinel_password, ssl_password likewise.
-_PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^&=]*password)=[^&]*")
-#: Up to the last ``@``: a password in which ``/``, ``?`` or ``#`` was not escaped is hidden as well.
-_PASSWORD_IN_USER_PART = re.compile(r"//([^:/@]*):.*@")
-
-
-def _explain(entry: Any) -> str:
-    field = str(entry["loc"][0]) if entry["loc"] else "settings"
-    info = Settings.model_fields.get(field)
-    limits = []
-    for constraint in info.metadata if info else []:
-        for name, sign in (("ge", "at least"), ("le", "at most"), ("pattern", "matching")):
-            if getattr(constraint, name, None) is not None:
-                limits.append(f"{sign} {getattr(constraint, name)}")
-    accepted = f" (accepted: {', '.join(limits)})" if limits else ""
-    given = entry.get("input")
-    shown = "" if field == "redis_url" or given is None else f" {given!r} is wrong:"
-    return f"{ENV_PREFIX}{field.upper()}:{shown} {entry['msg']}{accepted}"
-
-
-def _refuse_unknown_names() -> None:
-    known = {f"{ENV_PREFIX}{field.upper()}" for field in Settings.model_fields} | {f"{ENV_PREFIX}CONFIG"}
-    given = [name for name in os.environ if name.startswith(ENV_PREFIX)]
-    given += _dotenv_names() + [f"{ENV_PREFIX}{field.upper()}" for field in _toml_values()]
-    if f"{ENV_PREFIX}CONFIG" in given and f"{ENV_PREFIX}CONFIG" not in os.environ:
-        raise ConfigError(f"{ENV_PREFIX}CONFIG counts in the environment only; take it out of .env and TOML")
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else "`moodq config` lists the known ones"
-            raise ConfigError(f"{name} is not a setting; {hint}")
-
-
-def _dotenv_names() -> list[str]:
-    path = Path(".env")
-    if not path.is_file():
-        return []
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f".env cannot be read: {error}; it must be UTF-8 text") from None
-    names = [line.split("=", 1)[0].strip().removeprefix("export ").strip() for line in lines if "=" in line]
-    return [name for name in names if name.startswith(ENV_PREFIX)]
-
-
-def _toml_values() -> dict[str, Any]:
-    path = config_file()
-    if not path.is_file():
-        if f"{ENV_PREFIX}CONFIG" in os.environ:
-            raise ConfigError(f"{ENV_PREFIX}CONFIG names {path}, which is not a file")
-        return {}
-    try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+    return origins_of(type(settings).model_fields, overrides)
