@@ -24,12 +24,16 @@ CONTRACT_VERSION = 1
 #: item the producer derives the job's id.
 ID_PATTERN = r"^[A-Za-z0-9_.\-]{1,128}$"
 MAX_TASKS_PER_ITEM = 16
-MAX_METADATA_BYTES = 4096
+#: A text over its limit may be cut (``long_text``), but one this many times over it is refused in any case.
+CUT_FACTOR = 10
 #: Lists and objects within each other; well below what any JSON library of a producer gives up at.
 MAX_METADATA_DEPTH = 32
 
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+
+
+LongText = Literal["refuse", "truncate"]
 
 
 class _Frozen(BaseModel):
@@ -46,6 +50,7 @@ class RequestItem(_Frozen):
     """One text and what to do with it.
 
     ``id`` is also the idempotency key: an id that already has a finished result is not run again.
+    ``long_text`` says what a worker does with a text over its limits; unset, as the worker is configured.
     """
 
     id: Id = Field(default_factory=lambda: uuid4().hex)
@@ -54,6 +59,7 @@ class RequestItem(_Frozen):
     conversation: Id | None = None
     lang: Literal["zh", "en"] | None = None
     metadata: dict[str, Any] | None = None
+    long_text: LongText | None = None
 
 
 class ResultStatus(StrEnum):
@@ -99,9 +105,24 @@ class Timings(_Answer):
     total: float
 
 
+class Cut(_Answer):
+    """How much of a text was read, from its beginning, and how much there was."""
+
+    kept: int
+    of: int
+
+
+class Truncated(_Answer):
+    """Which limits a text was cut to. ``tokens.of`` counts those of the characters kept."""
+
+    characters: Cut | None = None
+    tokens: Cut | None = None
+
+
 class Result(_Answer):
     """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name. ``cached`` says that the model was
-    not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before."""
+    not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before.
+    ``truncated`` says that only the text's beginning was read."""
 
     v: Literal[1] = 1
     id: str
@@ -115,17 +136,24 @@ class Result(_Answer):
     finished_at: str
     metadata: dict[str, Any] | None = None
     cached: Literal["exact", "template"] | None = None
+    truncated: Truncated | None = None
 
 
 class ItemLimits(_Frozen):
-    """What an item may hold at most; taken from the settings, on both ends."""
+    """What an item may hold at most; taken from the settings, on both ends. ``long_text`` counts for items
+    that do not say their own."""
 
     max_text_chars: int
+    max_metadata_bytes: int = 4_096
+    long_text: LongText = "refuse"
     task_names: frozenset[str] | None = None
 
 
-def clean_text(text: str, max_chars: int) -> str:
-    """Strip ``text`` and check it. Raises ``BadInput`` (empty_text, text_too_long, invalid_utf8)."""
+def clean_text(text: str, max_chars: int, long_text: LongText = "refuse") -> str:
+    """Strip ``text`` and check it. Raises ``BadInput`` (empty_text, text_too_long, invalid_utf8).
+
+    With ``truncate`` a text up to ``CUT_FACTOR`` times the limit is let through whole: the worker cuts it.
+    """
     if _LONE_SURROGATE.search(text):
         raise BadInput(
             "text is not valid UTF-8; send text encoded as UTF-8, without lone surrogates",
@@ -136,10 +164,16 @@ def clean_text(text: str, max_chars: int) -> str:
         raise BadInput(
             "text is empty; send at least one character that is not white space", code=ErrorCode.EMPTY_TEXT
         )
-    if len(stripped) > max_chars:
+    if long_text == "truncate" and len(stripped) > max_chars * CUT_FACTOR:
         raise BadInput(
-            f"text has {len(stripped)} characters, the limit is {max_chars}; shorten or split it, "
-            "or raise MOODQ_MAX_TEXT_CHARS on producer and worker",
+            f"text has {len(stripped)} characters, the limit is {max_chars}, and one over {CUT_FACTOR} times "
+            "that is not cut; shorten or split it, or raise MOODQ_MAX_TEXT_CHARS on producer and worker",
+            code=ErrorCode.TEXT_TOO_LONG,
+        )
+    if long_text == "refuse" and len(stripped) > max_chars:
+        raise BadInput(
+            f"text has {len(stripped)} characters, the limit is {max_chars}; shorten or split it, have it "
+            "cut (MOODQ_LONG_TEXT=truncate), or raise MOODQ_MAX_TEXT_CHARS on producer and worker",
             code=ErrorCode.TEXT_TOO_LONG,
         )
     return stripped
@@ -157,7 +191,8 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
     if not isinstance(raw, dict):
         raise BadInput(f'item is {_json_type(raw)}, not an object; send {{"text": ..., "tasks": [...]}}')
     if isinstance(raw.get("text"), str):
-        raw = {**raw, "text": clean_text(raw["text"], limits.max_text_chars)}
+        asked = raw.get("long_text") or limits.long_text  # a value that is neither is refused below
+        raw = {**raw, "text": clean_text(raw["text"], limits.max_text_chars, asked)}
     try:
         item = RequestItem.model_validate(raw)
     except ValidationError as error:
@@ -165,7 +200,7 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
         field = ".".join(str(part) for part in first["loc"]) or "item"
         raise BadInput(f"field {_shown(field)}: {first['msg']}") from None
     if item.metadata is not None:
-        _check_metadata(item.metadata)
+        _check_metadata(item.metadata, limits.max_metadata_bytes)
     if limits.task_names is not None:
         for name in item.tasks:
             if name not in limits.task_names:
@@ -218,7 +253,7 @@ def payload_items(args: object, max_items: int) -> list[object]:
     return items
 
 
-def _check_metadata(metadata: dict[str, Any]) -> None:
+def _check_metadata(metadata: dict[str, Any], max_bytes: int) -> None:
     """Metadata goes into the result as it came, so whatever could not be written there is refused here."""
     level: list[object] = [metadata]
     for _ in range(MAX_METADATA_DEPTH):
@@ -237,10 +272,10 @@ def _check_metadata(metadata: dict[str, Any]) -> None:
             f"field 'metadata' is not JSON ({error}); use objects, lists, strings, finite numbers, "
             "true, false and null"
         ) from None
-    if size > MAX_METADATA_BYTES:
+    if size > max_bytes:
         raise BadInput(
-            f"field 'metadata' has {size} bytes as JSON, the limit is {MAX_METADATA_BYTES}; "
-            "keep the data yourself and send a reference"
+            f"field 'metadata' has {size} bytes as JSON, the limit is {max_bytes}; keep the data yourself "
+            "and send a reference, or raise MOODQ_MAX_METADATA_BYTES on producer and worker"
         )
 
 

@@ -4,7 +4,8 @@
     ├── ConfigError            a setting, tasks file or command line is wrong      (exit 2)
     ├── BadInput               the item or job is wrong; a retry cannot help       (exit 3)
     ├── Unavailable            Redis, a worker or a port is not there, or not now  (exit 4)
-    │   └── QueueFull          the queue is at its limit
+    │   └── QueueFull          the queue, or the memory of Redis, is at its limit
+    │       └── RateLimited    this client sends more than it may
     ├── ModelError             the model cannot be fetched, read or run            (exit 5)
     └── WaitTimeout            no result within the time the caller gave           (exit 6)
 
@@ -31,12 +32,14 @@ class ErrorCode(StrEnum):
     WRONG_VERSION = "wrong_version"
     UNKNOWN_FUNCTION = "unknown_function"
     TOO_MANY_ITEMS = "too_many_items"
+    JOB_TOO_LARGE = "job_too_large"
     # the service
     CONFIG_INVALID = "config_invalid"
     TASKS_INVALID = "tasks_invalid"
     REDIS_UNREACHABLE = "redis_unreachable"
     PORT_TAKEN = "port_taken"
     QUEUE_FULL = "queue_full"
+    RATE_LIMITED = "rate_limited"
     NO_SUCH_RESULT = "no_such_result"
     WAIT_TIMEOUT = "wait_timeout"
     NOT_INSTALLED = "not_installed"
@@ -83,6 +86,16 @@ class QueueFull(Unavailable):
     default_code = ErrorCode.QUEUE_FULL
 
 
+class RateLimited(QueueFull):
+    """``retry_after_s``: seconds after which the same would be accepted."""
+
+    default_code = ErrorCode.RATE_LIMITED
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class ModelError(MoodqError):
     exit_code = 5
     default_code = ErrorCode.MODEL_INVALID
@@ -105,6 +118,7 @@ NEVER_RETRIED = frozenset(
         ErrorCode.WRONG_VERSION,
         ErrorCode.UNKNOWN_FUNCTION,
         ErrorCode.TOO_MANY_ITEMS,
+        ErrorCode.JOB_TOO_LARGE,
         ErrorCode.MAX_ATTEMPTS,
         ErrorCode.CANCELLED,
     }

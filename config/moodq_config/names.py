@@ -14,6 +14,10 @@ EVENTS_PREFIX = "moodq:events:"
 #: Hashes of the result cache: a text's digest to what was answered.
 CACHE_YOUNG, CACHE_OLD = "moodq:cache:young", "moodq:cache:old"
 
+#: Hash of what Redis uses and its own limit, in bytes, as producers last read it; lives for a moment.
+MEMORY_KEY = "moodq:memory"
+RATE_PREFIX = "moodq:rate:"
+
 #: Field of RQ's job hash in which claims count how often the job was started.
 ATTEMPTS_FIELD = "moodq_attempts"
 
@@ -25,6 +29,11 @@ WORKER_INFO_PREFIX = "moodq:worker:"
 def result_key(item_id: str) -> str:
     """The string key that holds an item's result as JSON, with a TTL."""
     return RESULT_PREFIX + item_id
+
+
+def rate_key(client: str) -> str:
+    """The string key that holds when a client of limited rate will have paid for what it sent."""
+    return RATE_PREFIX + client
 
 
 def events_key(item_id: str) -> str:

@@ -80,11 +80,44 @@ class Settings(BaseSettings):
     max_queue_length: int = Field(
         100_000, ge=1, le=10_000_000, description="jobs a queue may hold before producers get queue_full"
     )
+    max_redis_mb: int = Field(
+        4_096,
+        ge=0,
+        le=16_777_216,
+        description="MiB of Redis used by all its keys, at which producers get queue_full and workers claim "
+        "nothing until results expire; 0: not looked at",
+    )
     max_items_per_job: int = Field(1_000, ge=1, le=10_000, description="items one job may carry")
+    max_job_mb: int = Field(32, ge=1, le=512, description="MiB the data of one job may have, uncompressed")
     max_text_chars: int = Field(8_000, ge=1, le=100_000, description="characters one text may have")
     max_text_tokens: int = Field(2_048, ge=8, le=8_192, description="tokens one text may have")
+    long_text: Literal["refuse", "truncate"] = Field(
+        "refuse",
+        description="what becomes of a longer text; truncate: its beginning counts, its result says so",
+    )
+    max_metadata_bytes: int = Field(
+        4_096, ge=2, le=65_536, description="bytes one item's metadata may have as JSON"
+    )
     result_ttl_s: int = Field(3_600, ge=10, le=604_800, description="seconds a result is kept")
     failure_ttl_s: int = Field(86_400, ge=10, le=31_536_000, description="seconds a failed job is kept")
+    max_ttl_s: int = Field(
+        86_400,
+        ge=10,
+        le=31_536_000,
+        description="seconds an ended job is kept at most when it asks for more than the two above",
+    )
+    max_events: int = Field(
+        2_048, ge=16, le=65_536, description="entries the event stream of one item may have"
+    )
+    client_name: str = Field(
+        "default", pattern=r"^[A-Za-z0-9_.\-]{1,64}$", description="producers of one name share one rate"
+    )
+    max_items_per_s: float = Field(
+        0.0,
+        ge=0.0,
+        le=1_000_000.0,
+        description="items a second that the producers of one client name may send; 0: any",
+    )
     max_attempts: int = Field(3, ge=1, le=20, description="times a job is started before it is given up")
 
     # worker

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ErrorCode,
         MoodqError,
         QueueFull,
+        RateLimited,
         Unavailable,
         WaitTimeout,
     )
@@ -41,6 +42,7 @@ __all__ = [
     "LabelScores",
     "MoodqError",
     "QueueFull",
+    "RateLimited",
     "RequestItem",
     "Result",
     "ResultStatus",

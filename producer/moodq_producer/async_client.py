@@ -16,19 +16,12 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
-from moodq_producer.client import DEFAULT_TASKS, FULL_PAUSE_S, PIPELINE_JOBS, OnFull
+from moodq_producer.client import DEFAULT_TASKS, PIPELINE_JOBS
 from moodq_producer.connection import block_s, connect_async, redis_errors, unreachable
+from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob
 from moodq_producer.following import Event, Following
 from moodq_producer.hub import Hub
-from moodq_producer.jobs import (
-    ENQUEUE_SCRIPT,
-    JobMaker,
-    Outcome,
-    QueuedJob,
-    Source,
-    chunks,
-    settings_from,
-)
+from moodq_producer.jobs import JobMaker, Source, chunks, settings_from
 from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
 
 
@@ -84,6 +77,7 @@ class AsyncClient:
         conversation: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         on_full: OnFull = "raise",
+        full_timeout: float | None = None,
     ) -> AsyncTicket:
         """Enqueue one text; see ``Client.submit``."""
         self._maker.check_queue(queue)
@@ -96,7 +90,7 @@ class AsyncClient:
             metadata=None if metadata is None else dict(metadata),
         )
         redis = await self._connected()
-        await self._enqueue(redis, [self._maker.job([item], queue, redis)], queue, on_full)
+        await self._enqueue(redis, [self._maker.job([item], queue, redis)], on_full, full_timeout)
         return AsyncTicket(item.id, self)
 
     def check(
@@ -119,6 +113,7 @@ class AsyncClient:
         chunk: int = 100,
         lang: str | None = None,
         on_full: OnFull = "raise",
+        full_timeout: float | None = None,
     ) -> AsyncGenerator[AsyncTicket, None]:
         """Enqueue texts as the tickets are taken; see ``Client.submit_many``."""
         self._maker.check_queue(queue)
@@ -127,7 +122,7 @@ class AsyncClient:
         items = self._maker.numbered_items(sources, tasks, lang)
         for pipeline in chunks(chunks(items, size), PIPELINE_JOBS):
             jobs = [self._maker.job(members, queue, redis) for members in pipeline]
-            await self._enqueue(redis, jobs, queue, on_full)
+            await self._enqueue(redis, jobs, on_full, full_timeout)
             for job in jobs:
                 for id in job.item_ids:
                     yield AsyncTicket(id, self)
@@ -227,23 +222,22 @@ class AsyncClient:
         block = patience.block_ms(block_s(redis))
         return following.arrived(await redis.xread(following.streams, block=block))
 
-    async def _enqueue(self, redis: Redis, jobs: list[QueuedJob], queue: str, on_full: OnFull) -> None:
-        while refused := await self._send(redis, jobs):
-            if on_full == "raise":
-                raise self._maker.queue_full(queue)
-            jobs = refused
-            await asyncio.sleep(FULL_PAUSE_S)
+    async def _enqueue(
+        self, redis: Redis, jobs: list[QueuedJob], on_full: OnFull, full_timeout: float | None
+    ) -> None:
+        admission = Admission(self._maker.gate, jobs, on_full, full_timeout)
+        while batch := admission.next():
+            if pause_s := admission.answered(await self._send(redis, batch)):
+                await asyncio.sleep(pause_s)
 
-    async def _send(self, redis: Redis, jobs: list[QueuedJob]) -> list[QueuedJob]:
-        """Send jobs in one pipeline; returns those for which the queue had no room."""
-        limit = self.settings.max_queue_length
+    async def _send(self, redis: Redis, jobs: list[QueuedJob]) -> list[Any]:
+        """Send jobs in one pipeline; returns the script's reply to each."""
         script = redis.register_script(ENQUEUE_SCRIPT)
         with redis_errors(self._url):
             async with redis.pipeline(transaction=False) as pipe:
                 for job in jobs:
-                    await script(keys=job.keys, args=job.script_args(limit), client=pipe)
-                outcomes = await pipe.execute()
-        return [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome == Outcome.FULL]
+                    await script(keys=job.keys, args=self._maker.gate.script_args(job), client=pipe)
+                return await pipe.execute()
 
 
 async def _as_async(ids: Iterable[str]) -> AsyncIterator[str]:

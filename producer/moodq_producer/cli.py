@@ -17,6 +17,7 @@ from moodq_config.errors import BadInput, ErrorCode, WaitTimeout
 if TYPE_CHECKING:
     from moodq_config.contracts import Result
     from moodq_producer.client import Client
+    from moodq_producer.enqueue import OnFull
     from moodq_producer.following import Event
     from moodq_producer.sending import Outcome
 
@@ -44,6 +45,16 @@ TABLE_ROWS = 200
     show_default=True,
     help="Seconds without a result after which to give up.",
 )
+@click.option(
+    "--on-full",
+    type=click.Choice(["raise", "wait"]),
+    help="At a full queue or a used-up rate: fail, or wait. Default: wait for standard input, else fail.",
+)
+@click.option(
+    "--full-timeout",
+    type=click.FloatRange(min=0),
+    help="Seconds without room after which waiting for it ends. Default: never.",
+)
 @click.pass_context
 def send(
     ctx: click.Context,
@@ -56,6 +67,8 @@ def send(
     as_stream: bool,
     no_wait: bool,
     timeout: float,
+    on_full: OnFull | None,
+    full_timeout: float | None,
 ) -> None:
     """Send texts and print their results, in the order of the texts.
 
@@ -69,7 +82,7 @@ def send(
 
     \b
     Exit codes: 0 all done; 2 wrong usage or setting; 3 an item failed or was refused, the others are done;
-    4 Redis does not answer or the queue is full; 6 no result in time.
+    4 Redis does not answer, the queue is full or the rate used up; 6 no result in time.
     """
     from moodq_producer.client import Client
     from moodq_producer.sending import LineError, argument_texts, send_all, stdin_texts
@@ -91,7 +104,15 @@ def send(
         if not no_wait:
             _warn_if_nobody_works(client)
         if as_stream:
-            ticket = client.submit(texts[0], names, id=item_id, queue=queue, lang=lang)
+            ticket = client.submit(
+                texts[0],
+                names,
+                id=item_id,
+                queue=queue,
+                lang=lang,
+                on_full=on_full or "raise",
+                full_timeout=full_timeout,
+            )
             ctx.exit(_print_stream(ticket.stream(timeout), as_json))
         outcomes = send_all(
             client,
@@ -99,7 +120,8 @@ def send(
             names,
             lang=lang,
             queue=queue,
-            on_full="wait" if from_stdin else "raise",
+            on_full=on_full or ("wait" if from_stdin else "raise"),
+            full_timeout_s=full_timeout,
             idle_timeout_s=None if no_wait else timeout,
             id=item_id,
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 from redis.exceptions import ConnectionError, TimeoutError
 from rq.worker_registration import REDIS_WORKER_KEYS
@@ -17,25 +17,14 @@ from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.connection import block_s, connect, redis_errors, unreachable
+from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob
 from moodq_producer.following import Event, Following
-from moodq_producer.jobs import (
-    ENQUEUE_SCRIPT,
-    JobMaker,
-    Outcome,
-    QueuedJob,
-    Source,
-    chunks,
-    settings_from,
-)
+from moodq_producer.jobs import JobMaker, Source, chunks, settings_from
 from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
 
 DEFAULT_TASKS = ("sentiment",)
 #: Jobs that travel to Redis in one pipeline; with the chunk it bounds what ``submit_many`` holds in memory.
 PIPELINE_JOBS = 20
-#: Seconds between two looks at a full queue, for a caller that chose to wait.
-FULL_PAUSE_S = 0.2
-
-OnFull = Literal["raise", "wait"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +81,14 @@ class Client:
         conversation: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         on_full: OnFull = "raise",
+        full_timeout: float | None = None,
     ) -> Ticket:
         """Enqueue one text.
 
         ``id`` is the idempotency key: as long as a job or a result of that id is kept, another ``submit``
-        adds no job and its ticket leads to the same result. Raises ``BadInput``; ``QueueFull`` unless
-        ``on_full`` is ``"wait"``; ``Unavailable``.
+        adds no job and its ticket leads to the same result. Raises ``BadInput``; ``Unavailable``; and
+        ``QueueFull``, also as ``RateLimited``: at once, or with ``on_full`` ``"wait"`` after ``full_timeout``
+        seconds (None: never).
         """
         self._maker.check_queue(queue)
         item = self._maker.item(
@@ -108,7 +99,7 @@ class Client:
             conversation=conversation,
             metadata=None if metadata is None else dict(metadata),
         )
-        self._enqueue([self._maker.job([item], queue, self._redis)], queue, on_full)
+        self._enqueue([self._maker.job([item], queue, self._redis)], on_full, full_timeout)
         return Ticket(item.id, self)
 
     def check(
@@ -131,6 +122,7 @@ class Client:
         chunk: int = 100,
         lang: str | None = None,
         on_full: OnFull = "raise",
+        full_timeout: float | None = None,
     ) -> Iterator[Ticket]:
         """Enqueue texts (or request items, or mappings of their fields), ``chunk`` of them per job.
 
@@ -141,12 +133,15 @@ class Client:
         self._maker.check_queue(queue)
         size = self._maker.chunk_size(chunk)
         items = self._maker.numbered_items(sources, tasks, lang)
-        return self._submit_chunks(chunks(chunks(items, size), PIPELINE_JOBS), queue, on_full)
+        pipelines = chunks(chunks(items, size), PIPELINE_JOBS)
+        return self._submit_chunks(pipelines, queue, on_full, full_timeout)
 
-    def _submit_chunks(self, pipelines: Iterable[Any], queue: str, on_full: OnFull) -> Iterator[Ticket]:
+    def _submit_chunks(
+        self, pipelines: Iterable[Any], queue: str, on_full: OnFull, full_timeout: float | None
+    ) -> Iterator[Ticket]:
         for pipeline in pipelines:
             jobs = [self._maker.job(items, queue, self._redis) for items in pipeline]
-            self._enqueue(jobs, queue, on_full)
+            self._enqueue(jobs, on_full, full_timeout)
             yield from (Ticket(id, self) for job in jobs for id in job.item_ids)
 
     def result(self, id: str) -> Result | None:
@@ -221,25 +216,22 @@ class Client:
         block = patience.block_ms(block_s(self._redis))
         return following.arrived(self._redis.xread(following.streams, block=block))
 
-    def _enqueue(self, jobs: list[QueuedJob], queue: str, on_full: OnFull) -> None:
-        while refused := self._send(jobs):
-            if on_full == "raise":
-                raise self._maker.queue_full(queue)
-            jobs = refused
-            time.sleep(FULL_PAUSE_S)
+    def _enqueue(self, jobs: list[QueuedJob], on_full: OnFull, full_timeout: float | None) -> None:
+        admission = Admission(self._maker.gate, jobs, on_full, full_timeout)
+        while batch := admission.next():
+            if pause_s := admission.answered(self._send(batch)):
+                time.sleep(pause_s)
 
-    def _send(self, jobs: list[QueuedJob]) -> list[QueuedJob]:
-        """Send jobs in one pipeline; returns those for which the queue had no room."""
-        limit = self.settings.max_queue_length
+    def _send(self, jobs: list[QueuedJob]) -> list[Any]:
+        """Send jobs in one pipeline; returns the script's reply to each."""
+        args = self._maker.gate.script_args
         with self._errors():
             if len(jobs) == 1:
-                outcomes = [self._script(keys=jobs[0].keys, args=jobs[0].script_args(limit))]
-            else:
-                with self._redis.pipeline(transaction=False) as pipe:
-                    for job in jobs:
-                        self._script(keys=job.keys, args=job.script_args(limit), client=pipe)
-                    outcomes = pipe.execute()
-        return [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome == Outcome.FULL]
+                return [self._script(keys=jobs[0].keys, args=args(jobs[0]))]
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job in jobs:
+                    self._script(keys=job.keys, args=args(job), client=pipe)
+                return pipe.execute()
 
     def _errors(self) -> AbstractContextManager[None]:
         return redis_errors(self._url)

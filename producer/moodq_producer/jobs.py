@@ -1,4 +1,4 @@
-"""From texts to RQ jobs: items checked at the edge, the job's hash, and the one script that enqueues it.
+"""From texts to RQ jobs: items checked at the edge, and the job's hash, which ``enqueue`` sends.
 
 Pure: nothing here talks to Redis, so the sync and the async client share it.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -17,73 +15,20 @@ from redis import Redis
 from rq.job import JOB_ID_PATTERN, Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
-from rq.utils import now, utcformat
 
 from moodq_config.contracts import ItemLimits, RequestItem, job_payload, parse_item
-from moodq_config.errors import BadInput, ConfigError, QueueFull
+from moodq_config.errors import BadInput, ConfigError, ErrorCode
+from moodq_config.memory import MIB
 from moodq_config.names import JOB_FUNCTION, result_key
 from moodq_config.settings import Settings, load_settings
 from moodq_config.tasks import load_tasks
+from moodq_producer.enqueue import Gate, QueuedJob
 
 #: A text, a request item, or a mapping with its fields.
 Source = str | RequestItem | Mapping[str, Any]
 
 #: Lease and heartbeat end a stuck job; RQ's own per-job timeout would kill a whole batch.
 NO_TIMEOUT = -1
-
-# Atomic: a resubmission can neither make a second job nor slip past the limit. What is left of an earlier
-# job with this id is replaced once that job has ended and its result has expired.
-ENQUEUE_SCRIPT = """
-    -- KEYS: job hash, queue, set of queues, three registries of ended jobs, then the items' result keys
-    -- ARGV: job id, limit of the queue's length, then the fields of the job hash
-    local kept = 0
-    for i = 7, #KEYS do
-        kept = kept + redis.call('EXISTS', KEYS[i])
-    end
-    if kept == #KEYS - 6 then
-        return 0
-    end
-    local status = redis.call('HGET', KEYS[1], 'status')
-    local ended = {finished = true, failed = true, stopped = true, canceled = true}
-    if status and not ended[status] then
-        return 0
-    end
-    if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[2]) then
-        return -1
-    end
-    if status then
-        redis.call('DEL', KEYS[1])
-        for i = 4, 6 do
-            redis.call('ZREM', KEYS[i], ARGV[1])
-        end
-    end
-    redis.call('HSET', KEYS[1], unpack(ARGV, 3))
-    redis.call('SADD', KEYS[3], KEYS[2])
-    redis.call('RPUSH', KEYS[2], ARGV[1])
-    return 1
-"""
-
-
-class Outcome(IntEnum):
-    """What ``ENQUEUE_SCRIPT`` returns. ``KNOWN``: the job is under way, or all its results are there."""
-
-    FULL = -1
-    KNOWN = 0
-    ENQUEUED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedJob:
-    """A job ready to be enqueued: ``keys`` and ``fields`` are those of ``ENQUEUE_SCRIPT``."""
-
-    id: str
-    item_ids: tuple[str, ...]
-    keys: tuple[str, ...]
-    fields: tuple[str | bytes | int, ...]
-
-    def script_args(self, max_queue_length: int) -> list[str | bytes | int]:
-        """``ARGV`` of the script; the queue time counts from now."""
-        return [self.id, max_queue_length, *self.fields, "enqueued_at", utcformat(now())]
 
 
 class Utf8Json:
@@ -104,14 +49,20 @@ class JobMaker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._limits = ItemLimits(
-            max_text_chars=settings.max_text_chars, task_names=frozenset(load_tasks(settings.tasks_file))
+            max_text_chars=settings.max_text_chars,
+            max_metadata_bytes=settings.max_metadata_bytes,
+            long_text=settings.long_text,
+            task_names=frozenset(load_tasks(settings.tasks_file)),
         )
+        self.gate = Gate(settings)
 
     def item(self, source: Source, tasks: Sequence[str] | str, **fields: Any) -> RequestItem:
         """Check one item; ``tasks`` and ``fields`` fill what ``source`` does not say. Raises ``BadInput``."""
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         filled = {name: value for name, value in fields.items() if value is not None}
         raw = {"tasks": names, **filled, **_raw(source)}
+        if self.settings.long_text == "truncate":
+            raw.setdefault("long_text", "truncate")  # the worker cuts, and may be configured otherwise
         return parse_item(raw, self._limits)
 
     def numbered_items(
@@ -125,7 +76,8 @@ class JobMaker:
                 raise BadInput(f"item {number}: {error.message}", code=error.code) from error.__cause__
 
     def job(self, items: Sequence[RequestItem], queue: str, connection: Any) -> QueuedJob:
-        """The job of ``items``. ``connection`` only satisfies RQ's constructor, nothing is sent."""
+        """The job of ``items``. ``connection`` only satisfies RQ's constructor, nothing is sent.
+        Raises ``BadInput`` (job_too_large)."""
         settings = self.settings
         count = len(items)
         job = Job.create(
@@ -142,13 +94,21 @@ class JobMaker:
             retry=Retry(max=settings.max_attempts - 1) if settings.max_attempts > 1 else None,
             serializer=Utf8Json,
         )
+        if len(job.data) > settings.max_job_mb * MIB:
+            raise BadInput(
+                f"a job of {count} items has {len(job.data)} bytes of data, the limit is "
+                f"{settings.max_job_mb} MiB; send fewer items per job, or raise MOODQ_MAX_JOB_MB on producer "
+                "and worker",
+                code=ErrorCode.JOB_TOO_LARGE,
+            )
         fields: list[str | bytes | int] = []
         for name, value in job.to_dict().items():
             if value != "":
                 fields += [name, value]
         ids = tuple(item.id for item in items)
-        keys = (job.key, *_queue_keys(queue, connection), *map(result_key, ids))
-        return QueuedJob(id=str(job.id), item_ids=ids, keys=keys, fields=tuple(fields))
+        keys = (job.key, *_queue_keys(queue, connection), *self.gate.keys, *map(result_key, ids))
+        stored = sum(len(field) for field in fields if isinstance(field, bytes))
+        return QueuedJob(str(job.id), queue, ids, keys, tuple(fields), stored)
 
     def check_queue(self, queue: str) -> None:
         """Raises ``ConfigError`` for a queue that no worker of these settings serves."""
@@ -166,12 +126,6 @@ class JobMaker:
                 "(MOODQ_MAX_ITEMS_PER_JOB)"
             )
         return chunk
-
-    def queue_full(self, queue: str) -> QueueFull:
-        return QueueFull(
-            f"queue {queue!r} holds {self.settings.max_queue_length} jobs, its limit; try again later, start "
-            "more workers, or raise MOODQ_MAX_QUEUE_LENGTH"
-        )
 
 
 def job_id(item_ids: Sequence[str]) -> str:

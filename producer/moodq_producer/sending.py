@@ -13,7 +13,8 @@ from typing import BinaryIO
 from moodq_config.contracts import RequestItem, Result
 from moodq_config.errors import BadInput, ErrorCode, WaitTimeout
 from moodq_config.names import BULK
-from moodq_producer.client import Client, OnFull
+from moodq_producer.client import Client
+from moodq_producer.enqueue import OnFull
 from moodq_producer.screen import bad_input_result
 
 #: Items of one job of the bulk queue; any other queue gets a job per item, for the shortest wait.
@@ -67,6 +68,7 @@ def send_all(
     lang: str | None,
     queue: str,
     on_full: OnFull,
+    full_timeout_s: float | None,
     idle_timeout_s: float | None,
     id: str | None = None,
 ) -> Iterator[Outcome]:
@@ -94,7 +96,12 @@ def send_all(
             yield item
 
     tickets = client.submit_many(
-        items(), tasks, queue=queue, chunk=BULK_CHUNK if queue == BULK else 1, on_full=on_full
+        items(),
+        tasks,
+        queue=queue,
+        chunk=BULK_CHUNK if queue == BULK else 1,
+        on_full=on_full,
+        full_timeout=full_timeout_s,
     )
     if idle_timeout_s is None:
         for _ in tickets:

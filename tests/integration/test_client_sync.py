@@ -206,7 +206,7 @@ def test_a_full_queue_is_told_and_takes_jobs_again_when_there_is_room(
     with Client(load_settings(redis_url=redis_url, max_queue_length=2)) as client:
         client.submit("x")
         client.submit("x")
-        with pytest.raises(QueueFull, match="holds 2 jobs, its limit") as caught:
+        with pytest.raises(QueueFull, match="holds 2 jobs, the limit is 2") as caught:
             client.submit("x")
         assert caught.value.code == ErrorCode.QUEUE_FULL
         assert connection.llen("rq:queue:interactive") == 2

@@ -61,13 +61,12 @@ def succeed(worker: BatchWorker, claim: Claim, value: dict[str, Any]) -> bool:
     [
         {"result_ttl": 700, "failure_ttl": 600},
         {},
-        {"result_ttl": -1},
         {"meta": {"ours": "说"}, "retry": Retry(max=3), "timeout": 60},
         {"repeat": Repeat(times=1)},
         {"rate_limit": RateLimit("ours", 1)},
         {"dependents": 2},
     ],
-    ids=["ttls", "defaults", "kept", "meta-and-retries", "repeat", "rate-limit", "dependents"],
+    ids=["ttls", "defaults", "meta-and-retries", "repeat", "rate-limit", "dependents"],
 )
 def test_a_job_that_succeeded_is_left_as_rq_leaves_it(
     connection: Redis,

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from moodq_config.contracts import (
     CONTRACT_VERSION,
-    MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
     MAX_TASKS_PER_ITEM,
     GeneratedText,
@@ -156,10 +155,10 @@ def test_a_field_name_of_any_length_makes_a_short_message() -> None:
 
 
 def test_metadata_is_bounded_in_bytes_and_depth() -> None:
-    fitting = {"k": "x" * (MAX_METADATA_BYTES - len('{"k": ""}'))}
+    fitting = {"k": "x" * (LIMITS.max_metadata_bytes - len('{"k": ""}'))}
     assert parse_item({**GOOD, "metadata": fitting}, LIMITS).metadata == fitting
     error = refused({**GOOD, "metadata": {"k": fitting["k"] + "x"}})
-    assert str(MAX_METADATA_BYTES + 1) in error.message
+    assert str(LIMITS.max_metadata_bytes + 1) in error.message
 
     written(parse_item({**GOOD, "metadata": {"k": nested(MAX_METADATA_DEPTH - 1)}}, LIMITS))
     assert str(MAX_METADATA_DEPTH) in refused({**GOOD, "metadata": {"k": nested(MAX_METADATA_DEPTH)}}).message

@@ -20,7 +20,10 @@ class _NoQueues(QueueCollector):
     """The collector's metric families without a server behind it."""
 
     def __init__(self) -> None:
-        super().__init__(Redis(), [])
+        super().__init__(Redis(), [], 0)
+
+    def _used_bytes(self) -> float:
+        return 0.0
 
 
 def _documented() -> dict[str, str]:

@@ -11,7 +11,8 @@ from rq.serializers import JSONSerializer
 
 from moodq_config.errors import BadInput, ConfigError, ErrorCode
 from moodq_config.settings import Settings, load_settings
-from moodq_producer.jobs import JobMaker, QueuedJob, chunks, job_id
+from moodq_producer.enqueue import QueuedJob
+from moodq_producer.jobs import JobMaker, chunks, job_id
 
 UNCONNECTED = Redis(port=1)
 
@@ -26,7 +27,7 @@ def job_of(*texts: str, **settings: Any) -> QueuedJob:
 
 
 def hash_of(job: QueuedJob) -> dict[str, Any]:
-    fields = job.script_args(max_queue_length=10)[2:]
+    fields = maker().gate.script_args(job)[2:]
     return {str(name): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
 
 

@@ -23,6 +23,7 @@ PUBLIC = [
     "LabelScores",
     "MoodqError",
     "QueueFull",
+    "RateLimited",
     "RequestItem",
     "Result",
     "ResultStatus",

@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 
 from moodq_config.errors import BadInput, ErrorCode
-from moodq_worker.rq_job import MAX_DATA_BYTES, MoodqJob, SafeJSONSerializer, inflate, read_payload
+from moodq_worker.rq_job import MIB, MoodqJob, SafeJSONSerializer, inflate, read_payload
 
 #: Never connected: nothing here asks the server.
 NOWHERE = Redis(host="127.0.0.1", port=1)
@@ -137,16 +137,16 @@ def test_the_message_of_a_refusal_does_not_repeat_a_long_function_name() -> None
 
 
 def test_a_decompression_bomb_is_refused_before_it_fills_the_memory() -> None:
-    bomb = zlib.compress(b"0" * (MAX_DATA_BYTES + 1), 9)
+    bomb = zlib.compress(b"0" * (32 * MIB + 1), 9)
     assert len(bomb) < 100_000
     job = MoodqJob("j", connection=NOWHERE)
     job.restore({b"data": bomb, b"exc_info": bomb})
-    assert refused(job).code == ErrorCode.BROKEN_JSON
+    assert refused(job).code == ErrorCode.JOB_TOO_LARGE
     assert job.to_dict()["data"] == bomb, "a refused job keeps its data as it was sent"
 
 
 def test_data_of_exactly_the_limit_is_taken() -> None:
-    assert len(inflate(zlib.compress(b"0" * MAX_DATA_BYTES, 1))) == MAX_DATA_BYTES
+    assert len(inflate(zlib.compress(b"0" * MIB, 1), MIB)) == MIB
 
 
 @pytest.mark.parametrize(

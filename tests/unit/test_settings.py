@@ -190,7 +190,7 @@ def test_config_as_json_gives_every_setting_its_value_and_origin(monkeypatch: py
     outcome = CliRunner().invoke(config_command, ["--json"])
     assert outcome.exit_code == 0
     shown = json.loads(outcome.output)
-    assert set(shown) == {f"MOODQ_{field.upper()}" for field in Settings.model_fields}
+    assert set(shown) == {f"MOODQ_{field.upper()}" for field in Settings.model_fields} | {"redis_memory"}
     assert shown["MOODQ_REDIS_URL"] == {"value": "redis://user:***@host:6379/0", "from": "environment"}
     assert shown["MOODQ_QUEUES"]["value"] == "a,b"
     assert shown["MOODQ_THREADS"] == {"value": "0", "from": "default"}

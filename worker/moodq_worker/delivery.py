@@ -26,7 +26,7 @@ from moodq_config.names import events_key
 from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
 from moodq_worker.result_cache import Answer, ResultCache
-from moodq_worker.rq_finish import EVENTS_MAXLEN, WrittenResult
+from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Terms:
     model: ModelRef
     result_ttl_s: int
     max_attempts: int
+    max_events: int
 
 
 class Delivery:
@@ -174,7 +175,7 @@ class Delivery:
                 for item, event, data in events:
                     fields = {"event": event, "data": json.dumps(data, ensure_ascii=False)}
                     key = events_key(item.id)
-                    pipe.xadd(key, fields, maxlen=EVENTS_MAXLEN, approximate=True)  # type: ignore[arg-type]
+                    pipe.xadd(key, fields, maxlen=self._terms.max_events, approximate=True)  # type: ignore[arg-type]
                     pipe.expire(key, self._terms.result_ttl_s)
                 pipe.execute()
         except RedisError as error:
@@ -194,6 +195,7 @@ class Delivery:
             finished_at=finished_at,
             metadata=item.request.metadata if item.request else None,
             cached=None if failed else item.cached_as,
+            truncated=None if failed else item.truncated,
         )
         return WrittenResult(item.id, to_json(result, exclude_none=True), item.job.claim)
 

@@ -62,7 +62,7 @@ def ensure_server(settings: Settings) -> EmbeddedServer:
         url = url_file.read_text("utf-8").strip()
         if answers(url):
             return EmbeddedServer(url, None, url_file)
-    return _start(folder, url_file)
+    return _start(folder, url_file, settings.max_redis_mb)
 
 
 def answers(url: str) -> bool:
@@ -74,11 +74,13 @@ def answers(url: str) -> bool:
         return False
 
 
-def _start(folder: Path, url_file: Path) -> EmbeddedServer:
+def _start(folder: Path, url_file: Path, max_mb: int) -> EmbeddedServer:
     url, listen = _address(folder)
     command = [
         _binary(), *listen, "--dir", str(folder), "--appendonly", "yes", "--save", "", "--daemonize", "no",
-        "--maxmemory-policy", "noeviction", "--logfile", str(folder / "valkey.log"),
+        "--maxmemory", f"{max_mb}mb", "--maxmemory-policy", "noeviction",
+        # A stream of one event takes 4.4 KB otherwise: the server allots this much at its first entry.
+        "--stream-node-max-bytes", "512", "--logfile", str(folder / "valkey.log"),
     ]  # fmt: skip
     # A session of its own: Ctrl-C in the terminal must not end it before the worker has drained.
     process = subprocess.Popen(

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from moodq_config.contracts import ItemLimits, item_id, parse_item
+from moodq_config.contracts import ItemLimits, LongText, item_id, parse_item
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import result_key
 from moodq_config.tasks import TaskSet, detect_lang
 from moodq_worker.engine import Engine
 from moodq_worker.items import Clock, Item, Job
+from moodq_worker.memory import MemoryGuard, result_bytes
 from moodq_worker.pace import Pace
 from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_claim import Claim
@@ -39,6 +40,8 @@ class IntakeLimits:
     max_items_per_job: int
     max_text_chars: int
     max_text_tokens: int
+    max_metadata_bytes: int = 4_096
+    long_text: LongText = "refuse"
 
 
 class Intake:
@@ -55,16 +58,23 @@ class Intake:
         in_hand: Callable[[str], int],
         pace: Pace,
         cache: ResultCache,
+        memory: MemoryGuard,
     ) -> None:
         self._worker = worker
         self._engine = engine
         self._tasks = tasks
         self._limits = limits
-        self._item_limits = ItemLimits(max_text_chars=limits.max_text_chars, task_names=frozenset(tasks))
+        self._item_limits = ItemLimits(
+            max_text_chars=limits.max_text_chars,
+            max_metadata_bytes=limits.max_metadata_bytes,
+            long_text=limits.long_text,
+            task_names=frozenset(tasks),
+        )
         self._accept = accept
         self._in_hand = in_hand
         self._pace = pace
         self._cache = cache
+        self._memory = memory
         self._stop = threading.Event()
         self._room = threading.Event()
         #: Whether a queue is not asked for work because it has too much in hand; room there must be heard of.
@@ -118,7 +128,7 @@ class Intake:
                 self._worker.wait_for_work(IDLE_WAIT_S, queues)
 
     def _has_room(self, queue: str) -> bool:
-        return self._in_hand(queue) < self._pace.in_hand
+        return self._in_hand(queue) < self._pace.in_hand and self._memory.allows(queue)
 
     def take(self, claims: Sequence[Claim]) -> None:
         """Read, check and tokenize ``claims`` and hand each over as a job."""
@@ -129,6 +139,8 @@ class Intake:
         self._tokenize([item for item in unknown if item.error is None])
         for job in jobs:
             job.open = len(job.items)
+            job.result_bytes = result_bytes(job, self._tasks)
+            self._memory.took(job.result_bytes)
             self._accept(job)
 
     def _read(self, claim: Claim) -> Job:
@@ -153,7 +165,8 @@ class Intake:
             return self._item(job, item_id(raw) or fallback, error=error)
         item = self._item(job, request.id)
         item.request = request
-        item.lang = request.lang or detect_lang(request.text)
+        item.cut_text(self._limits.max_text_chars)
+        item.lang = request.lang or detect_lang(item.text)
         item.plan(self._tasks)
         return item
 
@@ -194,14 +207,18 @@ class Intake:
     def _tokenize(self, items: list[Item]) -> None:
         texts = [item.request.text for item in items if item.request is not None]
         for item, tokens in zip(items, self._engine.encode(texts), strict=True):
+            item.tokens = tokens
             if len(tokens) > self._limits.max_text_tokens:
-                item.error = BadInput(
-                    f"text has {len(tokens)} tokens, the limit is {self._limits.max_text_tokens}; shorten or "
-                    "split it, or raise MOODQ_MAX_TEXT_TOKENS",
-                    code=ErrorCode.TEXT_TOO_LONG,
-                )
-            else:
-                item.tokens = tokens
+                asked = item.request.long_text if item.request else None
+                if (asked or self._limits.long_text) == "truncate":
+                    item.cut_tokens(self._limits.max_text_tokens)
+                else:
+                    item.error = BadInput(
+                        f"text has {len(tokens)} tokens, the limit is {self._limits.max_text_tokens}; "
+                        "shorten or split it, have it cut (MOODQ_LONG_TEXT=truncate), or raise "
+                        "MOODQ_MAX_TEXT_TOKENS",
+                        code=ErrorCode.TEXT_TOO_LONG,
+                    )
 
 
 def _ids_of(claim: Claim) -> list[str]:

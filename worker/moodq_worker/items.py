@@ -11,7 +11,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from moodq_config.contracts import GeneratedText, ItemError, LabelScores, RequestItem, Timings
+from moodq_config.contracts import (
+    Cut,
+    GeneratedText,
+    ItemError,
+    LabelScores,
+    RequestItem,
+    Timings,
+    Truncated,
+)
 from moodq_config.errors import MoodqError
 from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet
 from moodq_worker.result_cache import Kind
@@ -53,6 +61,7 @@ class Job:
     open: int = 0
     skipped: int = 0  # items an earlier attempt had already finished
     started: bool = False
+    result_bytes: int = 0  # of Redis, which its results may take
 
     @property
     def id(self) -> str:
@@ -76,6 +85,7 @@ class Item:
     texts: dict[str, GeneratedText] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
     error: MoodqError | None = None
+    truncated: Truncated | None = None
     cache_keys: dict[str, bytes] = field(default_factory=dict)  # by task
     cached: dict[str, Kind] = field(default_factory=dict)  # the tasks whose answer was known
     key: int = field(default_factory=_keys.__next__)
@@ -92,6 +102,21 @@ class Item:
                     self._need_label(task.after)
                 if name not in self.generates_todo:
                     self.generates_todo.append(name)
+
+    def cut_text(self, max_chars: int) -> None:
+        """Keep the beginning of a text that is longer."""
+        if len(self.text) > max_chars and self.request is not None:
+            self.truncated = Truncated(characters=Cut(kept=max_chars, of=len(self.text)))
+            self.request = self.request.model_copy(update={"text": self.text[:max_chars]})
+
+    def cut_tokens(self, max_tokens: int) -> None:
+        """Keep the first tokens. What is said of them is no answer to the whole text, so it is not kept."""
+        cut = Cut(kept=max_tokens, of=len(self.tokens))
+        self.truncated = Truncated(
+            characters=self.truncated.characters if self.truncated else None, tokens=cut
+        )
+        self.tokens = self.tokens[:max_tokens]
+        self.cache_keys.clear()
 
     def know(self, task: str, answer: LabelScores | GeneratedText, kind: Kind) -> None:
         """Take the answer of a task that need not be computed."""

@@ -1,4 +1,4 @@
-"""Queue depth and age, read from Redis when ``/metrics`` is scraped rather than on a timer."""
+"""Queue depth and age and Redis's memory, read when ``/metrics`` is scraped rather than on a timer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from rq.utils import as_text, str_to_date
 
 
 class QueueCollector(Collector):
-    """``moodq_queue_depth`` and ``moodq_queue_oldest_age_seconds``, by queue; absent while Redis is."""
+    """Depth and age by queue, and the memory of Redis beside its limit; absent while Redis is."""
 
-    def __init__(self, connection: Redis, queues: Sequence[str]) -> None:
+    def __init__(self, connection: Redis, queues: Sequence[str], max_bytes: int) -> None:
         self._connection = connection
+        self._max_bytes = max_bytes
         self._queues = [Queue(name, connection=connection) for name in queues]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -26,7 +27,11 @@ class QueueCollector(Collector):
         age = GaugeMetricFamily(
             "moodq_queue_oldest_age_seconds", "Age of the job at the queue's head", labels=["queue"]
         )
+        used = GaugeMetricFamily("moodq_redis_used_bytes", "Memory Redis uses")
+        limit = GaugeMetricFamily("moodq_redis_limit_bytes", "Memory Redis may use, MOODQ_MAX_REDIS_MB")
         try:
+            used.add_metric([], self._used_bytes())
+            limit.add_metric([], self._max_bytes)
             for queue in self._queues:
                 length, head = self._length_and_age(queue)
                 depth.add_metric([queue.name], length)
@@ -35,6 +40,11 @@ class QueueCollector(Collector):
             return
         yield depth
         yield age
+        yield used
+        yield limit
+
+    def _used_bytes(self) -> float:
+        return float(self._connection.info("memory")["used_memory"])
 
     def _length_and_age(self, queue: Queue) -> tuple[int, float]:
         with self._connection.pipeline(transaction=False) as pipe:

@@ -17,6 +17,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from moodq_config.contracts import GeneratedText, LabelScores, ModelRef
+from moodq_config.memory import MAX_CACHED_ANSWER
 from moodq_config.names import CACHE_OLD, CACHE_YOUNG
 from moodq_config.tasks import LabelTask, Lang, TaskSet
 
@@ -53,7 +54,7 @@ def template(text: str) -> str:
 
 
 class ResultCache:
-    """``entries`` and ``ttl_s`` bound it; with a ``ttl_s`` of 0 there is none."""
+    """``entries``, ``ttl_s`` and the length of an answer bound it; with a ``ttl_s`` of 0 there is none."""
 
     def __init__(
         self, connection: Redis, tasks: TaskSet, model: ModelRef, *, entries: int, ttl_s: int
@@ -96,12 +97,13 @@ class ResultCache:
     def store(self, answers: Sequence[tuple[bytes, Answer]]) -> None:
         """Keep ``answers``. May raise ``RedisError``; nothing but speed is lost then."""
         for start in range(0, len(answers), STORED_AT_ONCE):
-            words = [
-                word
-                for key, one in answers[start : start + STORED_AT_ONCE]
-                for word in (key, one.model_dump_json())
-            ]
-            self._store_script([CACHE_YOUNG, CACHE_OLD], [self._young_entries, self._ttl_s, *words])
+            words: list[bytes] = []
+            for key, one in answers[start : start + STORED_AT_ONCE]:
+                answer = one.model_dump_json().encode()
+                if len(answer) <= MAX_CACHED_ANSWER:
+                    words += [key, answer]
+            if words:
+                self._store_script([CACHE_YOUNG, CACHE_OLD], [self._young_entries, self._ttl_s, *words])
 
 
 class SingleFlight(Generic[T]):

@@ -29,8 +29,8 @@ from moodq_worker.rq_scripts import PRELUDE
 #: Results and jobs of one call: a script holds the server for its duration, some milliseconds at this size.
 RESULTS_AT_ONCE = 500
 JOBS_AT_ONCE = 200
-#: Entries an item's event stream may hold: its labels, its tokens, its end.
-EVENTS_MAXLEN = 2_048
+#: Entries an item's event stream may hold if nothing else is said: its labels, its tokens, its end.
+MAX_EVENTS = 2_048
 _PROBE = "a-job-id"
 
 # KEYS: started and finished registry of each queue in turn, then the worker's hash and its executions.
@@ -144,12 +144,14 @@ class WrittenResult:
 class FinishScript:
     """The script, bound to a connection, with the names RQ gives its keys."""
 
-    def __init__(self, connection: Redis, conf: dict[str, Any], *, result_ttl_s: int) -> None:
+    def __init__(
+        self, connection: Redis, conf: dict[str, Any], *, result_ttl_s: int, max_events: int
+    ) -> None:
         self._script = connection.register_script(PRELUDE + _FINISH)
         probe = Job(_PROBE, connection)
         self._conf = conf | {
             "result_ttl": result_ttl_s,
-            "events_maxlen": EVENTS_MAXLEN,
+            "events_maxlen": max_events,
             "item_result": result_key(""),
             "item_events": events_key(""),
             "results": cast("Any", Result).get_key(""),

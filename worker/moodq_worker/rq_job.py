@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from redis import Redis
@@ -20,8 +21,7 @@ from moodq_config.contracts import payload_items
 from moodq_config.errors import BadInput, ErrorCode
 from moodq_config.names import JOB_FUNCTION
 
-#: Bytes a job's data may have once inflated: 1,000 texts of 8,000 ideographs fit.
-MAX_DATA_BYTES = 32 * 1024 * 1024
+MIB = 2**20
 
 #: Hash fields never handed to RQ's reader: it inflates one without a limit and sends HTTP for the other.
 _NEVER_READ = frozenset({"data", "exc_info", "webhooks"})
@@ -58,20 +58,38 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """What a job may hold and ask for; from the settings. ``max_bytes`` of its data once inflated;
+    ``max_result_ttl_s`` and ``max_failure_ttl_s`` for how long it is kept once it has ended."""
+
+    max_bytes: int = 32 * MIB
+    max_result_ttl_s: int = 86_400
+    max_failure_ttl_s: int = 86_400
+
+
 class MoodqJob(Job):
     """An RQ job that is read and finished, but never performed.
 
     ``refusal`` says why its hash cannot be read; the job can still be failed in RQ's registries.
     """
 
+    limits = JobLimits()
+
     def __init__(
-        self, id: str | None = None, connection: Redis | None = None, serializer: Any = None
+        self,
+        id: str | None = None,
+        connection: Redis | None = None,
+        serializer: Any = None,
+        limits: JobLimits | None = None,
     ) -> None:
         # RQ raises on an id it does not allow; such a job must be refused, it must not end the worker.
         usable = id is None or JOB_ID_PATTERN.fullmatch(id) is not None
         super().__init__(id if usable else None, connection=connection, serializer=SafeJSONSerializer)
         self.refusal: BadInput | None = None
         self._stored_data: bytes | None = None
+        if limits is not None:
+            self.limits = limits
         if not usable:
             self._id = id
 
@@ -89,10 +107,12 @@ class MoodqJob(Job):
                 "write the hash as docs/protocol.md shows",
                 code=ErrorCode.BROKEN_JSON,
             )
+        self.result_ttl = _bounded(self.result_ttl, self.limits.max_result_ttl_s)
+        self.failure_ttl = _bounded(self.failure_ttl, self.limits.max_failure_ttl_s)
         stored = raw_data.get(b"data", raw_data.get("data", b""))
         self._stored_data = stored
         try:
-            self.data = inflate(stored)
+            self.data = inflate(stored, self.limits.max_bytes)
         except BadInput as error:
             self.data = b""
             self.refusal = error
@@ -140,7 +160,7 @@ def read_payload(job: MoodqJob, max_items: int) -> list[object]:
     """The raw items of ``job``.
 
     Raises ``BadInput``: unknown_function (another function, or callbacks), broken_json (no JSON, a pickle,
-    not of the shape, over ``MAX_DATA_BYTES``), wrong_version, too_many_items.
+    not of the shape), job_too_large, wrong_version, too_many_items.
     """
     if job.refusal is not None:
         raise job.refusal
@@ -167,22 +187,34 @@ def _parts(data: bytes) -> list[Any]:
     return parts
 
 
-def inflate(stored: bytes) -> bytes:
-    """A job's data, decompressed if it is compressed. Raises ``BadInput`` (broken_json) over the limit."""
+def inflate(stored: bytes, max_bytes: int) -> bytes:
+    """A job's data, decompressed if it is compressed. Raises ``BadInput`` (job_too_large) over the limit."""
+    if len(stored) > max_bytes:
+        raise _too_large(max_bytes)
     machine = zlib.decompressobj()
     try:
-        data = machine.decompress(stored, MAX_DATA_BYTES)
+        data = machine.decompress(stored, max_bytes)
         whole = machine.eof or bool(machine.unconsumed_tail)
     except zlib.error:
         whole = False
     if not whole:
         return stored  # RQ takes uncompressed data as well; this is as long as it is
     if machine.unconsumed_tail:
-        raise BadInput(
-            f"job data has more than {MAX_DATA_BYTES // 2**20} MiB, the limit; send several smaller jobs",
-            code=ErrorCode.BROKEN_JSON,
-        )
+        raise _too_large(max_bytes)
     return data
+
+
+def _too_large(max_bytes: int) -> BadInput:
+    return BadInput(
+        f"job data has more than {max_bytes // MIB} MiB, the limit; send several smaller jobs, or raise "
+        "MOODQ_MAX_JOB_MB on producer and worker",
+        code=ErrorCode.JOB_TOO_LARGE,
+    )
+
+
+def _bounded(ttl_s: int | None, most_s: int) -> int | None:
+    """A TTL as asked for, but not for ever (negative, to RQ), and not so long that Redis refuses it."""
+    return most_s if ttl_s is not None and not 0 <= ttl_s <= most_s else ttl_s
 
 
 def _not_the_shape(what: str) -> BadInput:

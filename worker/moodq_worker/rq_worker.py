@@ -30,6 +30,7 @@ from moodq_worker.doorbell import Doorbell
 from moodq_worker.rq_claim import Claim, TakenOver, fresh_ids
 from moodq_worker.rq_finish import (
     JOBS_AT_ONCE,
+    MAX_EVENTS,
     RESULTS_AT_ONCE,
     End,
     FinishScript,
@@ -37,7 +38,7 @@ from moodq_worker.rq_finish import (
     needs_rq,
 )
 from moodq_worker.rq_hooks import HookedWorker
-from moodq_worker.rq_job import MoodqJob, SafeJSONSerializer
+from moodq_worker.rq_job import JobLimits, MoodqJob, SafeJSONSerializer
 from moodq_worker.rq_scripts import Scripts, hash_of
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class BatchWorker(HookedWorker):
         max_attempts: int,
         result_ttl_s: int,
         failure_ttl_s: int,
+        limits: JobLimits | None = None,
+        max_events: int = MAX_EVENTS,
     ) -> None:
         super().__init__(
             list(queues),
@@ -81,10 +84,13 @@ class BatchWorker(HookedWorker):
         self.lease_s = lease_s
         self._max_attempts = max_attempts
         self._failure_ttl_s = failure_ttl_s
+        self._limits = limits or JobLimits()
         self._scripts = Scripts(
             self.connection, lease_s=lease_s, max_attempts=max_attempts, failure_ttl_s=failure_ttl_s
         )
-        self._finish = FinishScript(self.connection, self._scripts.conf, result_ttl_s=result_ttl_s)
+        self._finish = FinishScript(
+            self.connection, self._scripts.conf, result_ttl_s=result_ttl_s, max_events=max_events
+        )
         self._doorbell = Doorbell(self.connection, {queue.name: queue.key for queue in self.queues})
         self._life = threading.Lock()
         self._clean_up_at = 0.0
@@ -267,7 +273,7 @@ class BatchWorker(HookedWorker):
         self, queue: Queue, raw_id: bytes, execution_id: bytes, attempt: int, flat: list[bytes]
     ) -> Claim:
         claimed_at = time.time()
-        job = MoodqJob(raw_id.decode("utf-8", "backslashreplace"), self.connection)
+        job = MoodqJob(raw_id.decode("utf-8", "backslashreplace"), self.connection, limits=self._limits)
         if flat:
             job.restore(hash_of(flat))
         # The registries of the queue it was in are the ones to clean, whatever the hash says.

@@ -18,6 +18,7 @@ from types import FrameType
 from redis import Redis
 
 from moodq_config.errors import ErrorCode, ModelError, MoodqError
+from moodq_config.memory import MIB
 from moodq_config.settings import Settings
 from moodq_config.tasks import TaskSet, load_tasks
 from moodq_worker.connection import connect
@@ -29,10 +30,12 @@ from moodq_worker.heartbeat import Heartbeat
 from moodq_worker.intake import Intake, IntakeLimits
 from moodq_worker.items import Job
 from moodq_worker.loop import Loop
+from moodq_worker.memory import MemoryGuard
 from moodq_worker.metrics import Metrics
 from moodq_worker.pace import Pace
 from moodq_worker.queue_metrics import QueueCollector
 from moodq_worker.result_cache import ResultCache
+from moodq_worker.rq_job import JobLimits
 from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
@@ -53,7 +56,9 @@ class Worker:
         self._tasks: TaskSet = load_tasks(settings.tasks_file)
         self._connection: Redis = connect(settings)
         self._metrics = Metrics()
-        self._metrics.registry.register(QueueCollector(self._connection, settings.queues))
+        self._metrics.registry.register(
+            QueueCollector(self._connection, settings.queues, settings.max_redis_mb * MIB)
+        )
         self._ready = threading.Event()
         self._loop: Loop | None = None
         self._health = HealthServer(
@@ -77,6 +82,12 @@ class Worker:
             max_attempts=settings.max_attempts,
             result_ttl_s=settings.result_ttl_s,
             failure_ttl_s=settings.failure_ttl_s,
+            limits=JobLimits(
+                max_bytes=settings.max_job_mb * MIB,
+                max_result_ttl_s=max(settings.max_ttl_s, settings.result_ttl_s),
+                max_failure_ttl_s=max(settings.max_ttl_s, settings.failure_ttl_s),
+            ),
+            max_events=settings.max_events,
         )
         budget = settings.batch_tokens or engine.best_batch_tokens()
         loop = Loop(
@@ -98,17 +109,37 @@ class Worker:
             entries=settings.cache_entries,
             ttl_s=settings.cache_ttl_s,
         )
-        limits = IntakeLimits(settings.max_items_per_job, settings.max_text_chars, settings.max_text_tokens)
+        limits = IntakeLimits(
+            max_items_per_job=settings.max_items_per_job,
+            max_text_chars=settings.max_text_chars,
+            max_text_tokens=settings.max_text_tokens,
+            max_metadata_bytes=settings.max_metadata_bytes,
+            long_text=settings.long_text,
+        )
+        memory = MemoryGuard(
+            self._connection, max_bytes=settings.max_redis_mb * MIB, first_queue=settings.queues[0]
+        )
         intake = Intake(
-            rq, engine, self._tasks, limits, accept=loop.accept, in_hand=loop.in_hand, pace=pace, cache=cache
+            rq,
+            engine,
+            self._tasks,
+            limits,
+            accept=loop.accept,
+            in_hand=loop.in_hand,
+            pace=pace,
+            cache=cache,
+            memory=memory,
         )
 
         def finished(job: Job) -> None:
             loop.finished(job)
             pace.finished(len(job.items))
+            memory.returned(job.result_bytes)
             intake.room_made()
 
-        terms = Terms(name, engine.info.ref, settings.result_ttl_s, settings.max_attempts)
+        terms = Terms(
+            name, engine.info.ref, settings.result_ttl_s, settings.max_attempts, settings.max_events
+        )
         loop.delivery = delivery = Delivery(rq, self._metrics, terms, cache, finished=finished)
 
         heartbeat = Heartbeat(
@@ -125,6 +156,7 @@ class Worker:
             intake.request_stop()
             loop.drain(settings.drain_timeout_s)
 
+        memory.warn_of_eviction()
         self._loop = loop
         threading.excepthook = _end_process
         rq.on_shutdown = drain

@@ -1,0 +1,223 @@
+"""Into the queue, or not: the one script that enqueues a job, and what a producer does when there is no room.
+
+``jobs`` builds what is sent, the clients send it. Pure: nothing here talks to Redis.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Literal
+
+from rq.utils import now, utcformat
+
+from moodq_config.errors import MoodqError, QueueFull, RateLimited
+from moodq_config.memory import MIB, WAITING_JOB_BYTES, enqueue_share
+from moodq_config.names import MEMORY_KEY, rate_key
+from moodq_config.settings import Settings
+
+OnFull = Literal["raise", "wait"]
+
+#: Seconds of its rate that a client may be ahead.
+BURST_S = 1.0
+#: Milliseconds one reading of the server's memory counts; what is enqueued meanwhile is added to it.
+MEMORY_READ_MS = 100
+#: Seconds between two looks at a full queue: the first, and at most, before the jitter.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+
+# Atomic: a resubmission can neither make a second job nor slip past a limit. What is left of an earlier job
+# with this id is replaced once that job has ended and its result has expired. Nothing is counted that could
+# drift: the queue's length is the list's, memory is the server's own figure.
+ENQUEUE_SCRIPT = """
+    -- KEYS: job hash, queue, set of queues, three registries of ended jobs, the memory last read, the
+    -- client's rate, then the items' result keys
+    -- ARGV: job id, the terms as JSON, then the fields of the job hash
+    local terms = cjson.decode(ARGV[2])
+    local kept = 0
+    for i = 9, #KEYS do
+        kept = kept + redis.call('EXISTS', KEYS[i])
+    end
+    if kept == #KEYS - 8 then
+        return {0}
+    end
+    local status = redis.call('HGET', KEYS[1], 'status')
+    local ended = {finished = true, failed = true, stopped = true, canceled = true}
+    if status and not ended[status] then
+        return {0}
+    end
+    local length = redis.call('LLEN', KEYS[2])
+    if length >= terms.max_length then
+        return {-1, length}
+    end
+    if terms.max_bytes > 0 then
+        local function allowed(limit)
+            if limit == 0 or limit > terms.max_bytes then limit = terms.max_bytes end
+            return math.floor(limit * terms.share)
+        end
+        local found = redis.call('HMGET', KEYS[7], 'used', 'limit')
+        local used, limit = tonumber(found[1] or ''), tonumber(found[2] or '')
+        if not used or not limit or used + terms.bytes > allowed(limit) then
+            local info = redis.call('INFO', 'memory')
+            used = tonumber(string.match(info, 'used_memory:(%d+)'))
+            limit = tonumber(string.match(info, 'maxmemory:(%d+)')) or 0
+            redis.call('HSET', KEYS[7], 'used', used, 'limit', limit)
+            redis.call('PEXPIRE', KEYS[7], terms.read_ms)
+        end
+        if used + terms.bytes > allowed(limit) then
+            return {-2, used, allowed(limit)}
+        end
+    end
+    if terms.rate > 0 then
+        -- GCRA: the client has paid for what it sent at this moment; it may be ahead by a burst.
+        local clock = redis.call('TIME')
+        local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+        local paid = tonumber(redis.call('GET', KEYS[8]) or '') or 0
+        paid = math.max(now, math.min(paid, now + terms.burst_s + terms.max_items / terms.rate))
+        if paid - now > terms.burst_s then
+            return {-3, math.ceil((paid - now - terms.burst_s) * 1000)}
+        end
+        paid = paid + terms.items / terms.rate
+        redis.call('SET', KEYS[8], string.format('%.6f', paid), 'PX', math.ceil((paid - now) * 1000))
+    end
+    if status then
+        redis.call('DEL', KEYS[1])
+        for i = 4, 6 do
+            redis.call('ZREM', KEYS[i], ARGV[1])
+        end
+    end
+    if terms.max_bytes > 0 then
+        redis.call('HINCRBY', KEYS[7], 'used', terms.bytes)
+    end
+    redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+    redis.call('SADD', KEYS[3], KEYS[2])
+    redis.call('RPUSH', KEYS[2], ARGV[1])
+    return {1}
+"""
+
+
+class Outcome(IntEnum):
+    """What ``ENQUEUE_SCRIPT`` returns first. ``KNOWN``: the job is under way, or all its results are there.
+    With ``TOO_LONG`` comes the queue's length, with ``NO_MEMORY`` bytes used and allowed, with ``TOO_FAST``
+    milliseconds to wait."""
+
+    TOO_FAST = -3
+    NO_MEMORY = -2
+    TOO_LONG = -1
+    KNOWN = 0
+    ENQUEUED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """A job ready to be enqueued: ``keys`` and ``fields`` are those of ``ENQUEUE_SCRIPT``; ``bytes`` its data
+    as it is stored."""
+
+    id: str
+    queue: str
+    item_ids: tuple[str, ...]
+    keys: tuple[str, ...]
+    fields: tuple[str | bytes | int, ...]
+    bytes: int
+
+
+class Gate:
+    """The terms on which the settings let jobs in."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._terms = {
+            queue: {
+                "max_length": settings.max_queue_length,
+                "max_bytes": settings.max_redis_mb * MIB,
+                "share": enqueue_share(settings, queue),
+                "read_ms": MEMORY_READ_MS,
+                "rate": settings.max_items_per_s,
+                "burst_s": BURST_S,
+                "max_items": settings.max_items_per_job,
+            }
+            for queue in settings.queues
+        }
+        #: The keys of the script between those of the queue and those of the items.
+        self.keys = (MEMORY_KEY, rate_key(settings.client_name))
+
+    def script_args(self, job: QueuedJob) -> list[str | bytes | int]:
+        """``ARGV`` of the script; the queue time counts from now."""
+        terms = self._terms[job.queue] | {"items": len(job.item_ids), "bytes": job.bytes + WAITING_JOB_BYTES}
+        return [job.id, json.dumps(terms), *job.fields, "enqueued_at", utcformat(now())]
+
+    def refusal(self, queue: str, reply: Sequence[int]) -> MoodqError | None:
+        """The error that a reply of the script means; None when the job is in, or was."""
+        settings = self._settings
+        if reply[0] == Outcome.TOO_LONG:
+            return QueueFull(
+                f"queue {queue!r} holds {reply[1]} jobs, the limit is {settings.max_queue_length}; try again "
+                "later, start more workers, or raise MOODQ_MAX_QUEUE_LENGTH"
+            )
+        if reply[0] == Outcome.NO_MEMORY:
+            return QueueFull(
+                f"Redis uses {reply[1] / MIB:.1f} MiB, queue {queue!r} takes jobs up to "
+                f"{reply[2] / MIB:.1f}; try again when results have expired, shorten MOODQ_RESULT_TTL_S, "
+                "or raise MOODQ_MAX_REDIS_MB (and Redis's own maxmemory)"
+            )
+        if reply[0] == Outcome.TOO_FAST:
+            wait_s = reply[1] / 1000
+            return RateLimited(
+                f"client {settings.client_name!r} sends more than {settings.max_items_per_s:g} items a "
+                f"second; try again in {wait_s:.3f} s, or raise MOODQ_MAX_ITEMS_PER_S",
+                retry_after_s=wait_s,
+            )
+        return None
+
+
+class Admission:
+    """Jobs of one queue on their way in: which to send now, and how long to wait when they are refused.
+
+    With ``on_full`` ``wait`` a refused job is tried again until ``timeout_s`` have passed in which none got
+    in. While there is no room one job is sent to ask, not all of them.
+    """
+
+    def __init__(
+        self, gate: Gate, jobs: Sequence[QueuedJob], on_full: OnFull, timeout_s: float | None
+    ) -> None:
+        self._gate = gate
+        self._left = list(jobs)
+        self._on_full = on_full
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._refused = 0
+        self._since = time.monotonic()
+
+    def next(self) -> list[QueuedJob]:
+        """What to send now; empty when all are in."""
+        return self._left[:1] if self._refused else self._left
+
+    def answered(self, replies: Sequence[Any]) -> float:
+        """Take the script's reply to each job of ``next``; returns the seconds to wait before the next ones.
+        Raises ``QueueFull`` or ``RateLimited``."""
+        sent = self._left[: len(replies)]
+        errors = [self._gate.refusal(job.queue, reply) for job, reply in zip(sent, replies, strict=True)]
+        refused = [job for job, error in zip(sent, errors, strict=True) if error is not None]
+        self._left = refused + self._left[len(replies) :]
+        if len(refused) < len(sent):
+            self._refused, self._since = 0, time.monotonic()
+        if not refused:
+            return 0.0
+        error = next(error for error in errors if error is not None)
+        self._refused += 1
+        pause_s = self._pause_s(error)
+        left_s = self._since + self._timeout_s - time.monotonic()
+        if self._on_full == "raise" or left_s <= 0:
+            raise error
+        return min(pause_s, left_s)
+
+    def _pause_s(self, error: MoodqError) -> float:
+        """Growing, so that a full queue is not asked all the time, and different for all who wait, so that
+        they do not come together."""
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        if isinstance(error, RateLimited):
+            return error.retry_after_s + FIRST_PAUSE_S * jitter
+        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._refused - 1, 10)) * jitter
