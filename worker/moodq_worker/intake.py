@@ -119,7 +119,8 @@ class Intake:
         elif self._worker.suspended():
             self._stop.wait(IDLE_WAIT_S)
         else:
-            claims = self._worker.claim(self._pace.jobs(min(map(self._in_hand, queues))), queues)
+            wanted = self._pace.jobs(min(map(self._in_hand, queues)))
+            claims = self._worker.claim(min(wanted, *map(self._memory.jobs, queues)), queues)
             if claims:
                 self.take(claims)
             elif self._worker.held_back:
@@ -128,7 +129,7 @@ class Intake:
                 self._worker.wait_for_work(IDLE_WAIT_S, queues)
 
     def _has_room(self, queue: str) -> bool:
-        return self._in_hand(queue) < self._pace.in_hand and self._memory.allows(queue)
+        return self._in_hand(queue) < self._pace.in_hand and self._memory.jobs(queue) > 0
 
     def take(self, claims: Sequence[Claim]) -> None:
         """Read, check and tokenize ``claims`` and hand each over as a job."""
@@ -140,7 +141,7 @@ class Intake:
         for job in jobs:
             job.open = len(job.items)
             job.result_bytes = result_bytes(job, self._tasks)
-            self._memory.took(job.result_bytes)
+            self._memory.took(job.claim.queue.name, job.result_bytes)
             self._accept(job)
 
     def _read(self, claim: Claim) -> Job:

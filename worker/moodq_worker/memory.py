@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from redis import Redis
 from moodq_config.memory import CLAIM_SHARES, ENDED_JOB_BYTES, ITEM_BYTES, MIB, TOKEN_BYTES
 from moodq_config.tasks import GenerateTask, TaskSet
 from moodq_worker.items import Job
+from moodq_worker.pace import MOST_JOBS
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ READ_EVERY_S = 0.5
 #: Part of the room left that may be taken before the next reading.
 READ_AGAIN_AT = 0.25
 WARN_EVERY_S = 60.0
+#: Bytes a job's results may take as long as none was seen: rather too many.
+UNSEEN_JOB_BYTES = 100.0 * ITEM_BYTES
 
 
 class MemoryGuard:
@@ -44,14 +48,16 @@ class MemoryGuard:
         self._clock = clock
         self._lock = threading.Lock()
         self._in_hand = 0
+        self._job_bytes: dict[str, float] = defaultdict(lambda: UNSEEN_JOB_BYTES)
         self._used = self._taken = 0
         self._limit = max_bytes
         self._read_at = self._warned_at = float("-inf")
 
-    def allows(self, queue: str) -> bool:
-        """Whether jobs of ``queue`` may be claimed."""
+    def jobs(self, queue: str) -> int:
+        """How many jobs of ``queue`` may be claimed: as many as fit if they are like those before; one if
+        there is any room, however large it proves to be."""
         if not self._max_bytes:
-            return True
+            return MOST_JOBS
         room = self._room(queue)
         if room <= 0 or self._taken > room * READ_AGAIN_AT or self._clock() >= self._read_at + READ_EVERY_S:
             self._read()
@@ -65,13 +71,14 @@ class MemoryGuard:
                 self._limit / MIB,
                 queue,
             )
-        return room > 0
+        return min(MOST_JOBS, max(1, int(room / self._job_bytes[queue]))) if room > 0 else 0
 
-    def took(self, bytes: int) -> None:
-        """So much will be written for a job that was claimed."""
+    def took(self, queue: str, bytes: int) -> None:
+        """So much will be written for a job of ``queue`` that was claimed."""
         with self._lock:
             self._in_hand += bytes
             self._taken += bytes
+        self._job_bytes[queue] = max(bytes, (self._job_bytes[queue] + bytes) / 2)
 
     def returned(self, bytes: int) -> None:
         """That job has ended."""
