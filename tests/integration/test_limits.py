@@ -113,14 +113,18 @@ def test_a_redis_that_is_filling_takes_no_bulk_but_still_what_somebody_waits_for
         assert list(client.submit_many(["x"], on_full="wait", full_timeout=LONG_S))
 
 
-def test_what_is_enqueued_between_two_readings_counts(redis_url: str, connection: Redis, fill: Fill) -> None:
-    """Twenty jobs of 300 KB in one pipeline: the reading before the first is not all that is looked at."""
-    items = [{"text": "x", "metadata": {"n": os.urandom(2_000).hex()}} for _ in range(20 * 150)]
-    with Client(load_settings(redis_url=redis_url, max_redis_mb=LIMIT_MB)) as client:
-        fill(31.0)
-        with pytest.raises(QueueFull):
-            list(client.submit_many(items, chunk=150))
-    assert connection.llen("rq:queue:bulk") <= 6
+def test_what_is_enqueued_between_two_readings_of_the_memory_counts(client: Client, connection: Any) -> None:
+    read = 10 * MIB
+    connection.hset(MEMORY_KEY, mapping={"used": read, "limit": 0})
+    connection.pexpire(MEMORY_KEY, 60_000)
+    noise = os.urandom(1_500).hex()  # does not compress to less than half
+    client.submit("x", metadata={"noise": noise})
+    assert read + 2_000 < int(connection.hget(MEMORY_KEY, "used")) < read + 5_000
+    connection.pexpire(MEMORY_KEY, 1)
+    time.sleep(0.01)
+    client.submit("x")
+    assert int(connection.hget(MEMORY_KEY, "used")) < read
+    assert 0 < connection.pttl(MEMORY_KEY) <= 100
 
 
 def test_the_servers_own_limit_counts_when_it_is_lower(redis_url: str, connection: Redis, fill: Fill) -> None:
