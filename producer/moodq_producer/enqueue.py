@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import time
@@ -36,8 +35,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 ENQUEUE_SCRIPT = """
     -- KEYS: job hash, queue, set of queues, three registries of ended jobs, the memory last read, the
     -- client's rate, then the items' result keys
-    -- ARGV: job id, the terms as JSON, then the fields of the job hash
-    local terms = cjson.decode(ARGV[2])
+    -- ARGV: job id, the nine terms, then the fields of the job hash
+    local max_length, max_bytes, share = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+    local rate, burst_s, max_items = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+    local read_ms, items, bytes = ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10])
     local kept = 0
     for i = 9, #KEYS do
         kept = kept + redis.call('EXISTS', KEYS[i])
@@ -51,37 +52,37 @@ ENQUEUE_SCRIPT = """
         return {0}
     end
     local length = redis.call('LLEN', KEYS[2])
-    if length >= terms.max_length then
+    if length >= max_length then
         return {-1, length}
     end
-    if terms.max_bytes > 0 then
+    if max_bytes > 0 then
         local function allowed(limit)
-            if limit == 0 or limit > terms.max_bytes then limit = terms.max_bytes end
-            return math.floor(limit * terms.share)
+            if limit == 0 or limit > max_bytes then limit = max_bytes end
+            return math.floor(limit * share)
         end
         local found = redis.call('HMGET', KEYS[7], 'used', 'limit')
         local used, limit = tonumber(found[1] or ''), tonumber(found[2] or '')
-        if not used or not limit or used + terms.bytes > allowed(limit) then
+        if not used or not limit or used + bytes > allowed(limit) then
             local info = redis.call('INFO', 'memory')
             used = tonumber(string.match(info, 'used_memory:(%d+)'))
             limit = tonumber(string.match(info, 'maxmemory:(%d+)')) or 0
             redis.call('HSET', KEYS[7], 'used', used, 'limit', limit)
-            redis.call('PEXPIRE', KEYS[7], terms.read_ms)
+            redis.call('PEXPIRE', KEYS[7], read_ms)
         end
-        if used + terms.bytes > allowed(limit) then
+        if used + bytes > allowed(limit) then
             return {-2, used, allowed(limit)}
         end
     end
-    if terms.rate > 0 then
+    if rate > 0 then
         -- GCRA: the client has paid for what it sent at this moment; it may be ahead by a burst.
         local clock = redis.call('TIME')
         local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
         local paid = tonumber(redis.call('GET', KEYS[8]) or '') or 0
-        paid = math.max(now, math.min(paid, now + terms.burst_s + terms.max_items / terms.rate))
-        if paid - now > terms.burst_s then
-            return {-3, math.ceil((paid - now - terms.burst_s) * 1000)}
+        paid = math.max(now, math.min(paid, now + burst_s + max_items / rate))
+        if paid - now > burst_s then
+            return {-3, math.ceil((paid - now - burst_s) * 1000)}
         end
-        paid = paid + terms.items / terms.rate
+        paid = paid + items / rate
         redis.call('SET', KEYS[8], string.format('%.6f', paid), 'PX', math.ceil((paid - now) * 1000))
     end
     if status then
@@ -90,10 +91,10 @@ ENQUEUE_SCRIPT = """
             redis.call('ZREM', KEYS[i], ARGV[1])
         end
     end
-    if terms.max_bytes > 0 then
-        redis.call('HINCRBY', KEYS[7], 'used', terms.bytes)
+    if max_bytes > 0 then
+        redis.call('HINCRBY', KEYS[7], 'used', bytes)
     end
-    redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+    redis.call('HSET', KEYS[1], unpack(ARGV, 11))
     redis.call('SADD', KEYS[3], KEYS[2])
     redis.call('RPUSH', KEYS[2], ARGV[1])
     return {1}
@@ -130,25 +131,25 @@ class Gate:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._terms = {
-            queue: {
-                "max_length": settings.max_queue_length,
-                "max_bytes": settings.max_redis_mb * MIB,
-                "share": enqueue_share(settings, queue),
-                "read_ms": MEMORY_READ_MS,
-                "rate": settings.max_items_per_s,
-                "burst_s": BURST_S,
-                "max_items": settings.max_items_per_job,
-            }
+        self._terms: dict[str, tuple[float | int, ...]] = {
+            queue: (
+                settings.max_queue_length,
+                settings.max_redis_mb * MIB,
+                enqueue_share(settings, queue),
+                settings.max_items_per_s,
+                BURST_S,
+                settings.max_items_per_job,
+                MEMORY_READ_MS,
+            )
             for queue in settings.queues
         }
         #: The keys of the script between those of the queue and those of the items.
         self.keys = (MEMORY_KEY, rate_key(settings.client_name))
 
-    def script_args(self, job: QueuedJob) -> list[str | bytes | int]:
+    def script_args(self, job: QueuedJob) -> list[str | bytes | int | float]:
         """``ARGV`` of the script; the queue time counts from now."""
-        terms = self._terms[job.queue] | {"items": len(job.item_ids), "bytes": job.bytes + WAITING_JOB_BYTES}
-        return [job.id, json.dumps(terms), *job.fields, "enqueued_at", utcformat(now())]
+        terms = *self._terms[job.queue], len(job.item_ids), job.bytes + WAITING_JOB_BYTES
+        return [job.id, *terms, *job.fields, "enqueued_at", utcformat(now())]
 
     def refusal(self, queue: str, reply: Sequence[int]) -> MoodqError | None:
         """The error that a reply of the script means; None when the job is in, or was."""

@@ -114,7 +114,7 @@ def test_a_redis_that_is_filling_takes_no_bulk_but_still_what_somebody_waits_for
 
 
 def test_what_is_enqueued_between_two_readings_of_the_memory_counts(client: Client, connection: Any) -> None:
-    read = 10 * MIB
+    read = 500 * MIB
     connection.hset(MEMORY_KEY, mapping={"used": read, "limit": 0})
     connection.pexpire(MEMORY_KEY, 60_000)
     noise = os.urandom(1_500).hex()  # does not compress to less than half

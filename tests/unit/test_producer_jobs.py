@@ -27,7 +27,7 @@ def job_of(*texts: str, **settings: Any) -> QueuedJob:
 
 
 def hash_of(job: QueuedJob) -> dict[str, Any]:
-    fields = maker().gate.script_args(job)[2:]
+    fields = maker().gate.script_args(job)[10:]
     return {str(name): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
 
 
