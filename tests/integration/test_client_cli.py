@@ -125,6 +125,13 @@ def test_a_full_queue_and_an_absent_redis_end_with_code_4(redis_url: str, home: 
     code, _, errors = moodq(redis_url, home, "send", "a", "b", "--no-wait", MOODQ_MAX_QUEUE_LENGTH="1")
     assert code == 4
     assert "queue_full" in errors
+    waiting = ("--no-wait", "--on-full", "wait", "--full-timeout", "0.3")
+    code, _, errors = moodq(redis_url, home, "send", "c", *waiting, MOODQ_MAX_QUEUE_LENGTH="1")
+    assert code == 4
+    assert "queue_full" in errors
+    code, _, errors = moodq(redis_url, home, "send", *"defgh", "--no-wait", MOODQ_MAX_ITEMS_PER_S="1")
+    assert code == 4
+    assert "rate_limited" in errors
     code, _, errors = moodq("redis://:hunter2@127.0.0.1:1", home, "send", "a")
     assert code == 4
     assert "redis_unreachable" in errors

@@ -18,6 +18,7 @@ from moodq_config.memory import MIB
 from moodq_config.names import INTERACTIVE, MEMORY_KEY, events_key, rate_key, result_key
 from moodq_config.settings import load_settings
 from moodq_producer import AsyncClient, Client
+from moodq_worker.memory import MemoryGuard
 from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_job import JobLimits
 from moodq_worker.rq_worker import BatchWorker
@@ -163,7 +164,7 @@ def test_no_job_is_kept_for_longer_than_the_limit(
         push(name, result_ttl=asked, failure_ttl=asked)
     worker = make_worker(limits=JobLimits(max_result_ttl_s=900, max_failure_ttl_s=800))
     good, bad = worker.claim(2, [INTERACTIVE])
-    assert worker.finish([WrittenResult("good", b"{}")], [(good, {"done": 1})]) == [True]
+    assert worker.finish([WrittenResult("good", b"{}", good)], [(good, {"done": 1})]) == [True]
     assert worker.fail(bad, BadInput("no"), retry=False)
     now = time.time()
     for key, most in (("job:good", 900), ("results:good", 900), ("job:bad", 800), ("results:bad", 800)):
@@ -272,3 +273,19 @@ def test_an_items_event_stream_holds_so_many_entries_at_most(
     assert connection.xlen(events_key("long")) < 80 + 2
     assert connection.ttl(events_key("long")) > 0
     assert connection.ttl(result_key("long")) > 0
+
+
+def test_a_server_that_drops_keys_when_full_is_reported(
+    redis_url: str, connection: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = MemoryGuard(connection, max_bytes=LIMIT_MB * MIB, first_queue=INTERACTIVE)
+    guard.warn_of_eviction()
+    assert caplog.records == []
+    connection.config_set("maxmemory", "1gb")
+    connection.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        guard.warn_of_eviction()
+    finally:
+        connection.config_set("maxmemory-policy", "noeviction")
+        connection.config_set("maxmemory", "0")
+    assert "set maxmemory-policy to noeviction" in caplog.text

@@ -27,6 +27,7 @@ NOT_IN_RESULTS = {
     ErrorCode.REDIS_UNREACHABLE,
     ErrorCode.PORT_TAKEN,
     ErrorCode.QUEUE_FULL,
+    ErrorCode.RATE_LIMITED,
     ErrorCode.NO_SUCH_RESULT,
     ErrorCode.WAIT_TIMEOUT,
     ErrorCode.NOT_INSTALLED,
