@@ -2,7 +2,7 @@
 
 Producers look at the server's used memory when they enqueue, workers before they claim. The shares are in an
 order that cannot stand still: what waits in queues stays below what stops claiming, and what workers write
-expires. ``docs/adr/012-redis-memory.md`` has the reasons and the measurements.
+expires. ``docs/adr/013-redis-memory.md`` has the reasons and the measurements.
 """
 
 from __future__ import annotations
