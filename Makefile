@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench clean
+.PHONY: help install model demo up test lint unit bench fuzz soak clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,15 @@ test: lint model  ## Everything: lint, then all tests, with real servers and the
 
 bench: $(INSTALLED) model  ## Compare with peers on this machine; writes build/bench/latest.json, docs/performance.md
 	@$(PY) -m tests.bench $(BENCH_ARGS)
+
+RUNS ?= 100000
+fuzz: $(INSTALLED)  ## Fuzz the decoders by coverage, RUNS=100000 inputs each; writes build/fuzz/latest.json
+	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet $(PIP_ARGS) --editable '.[fuzz]' || true
+	@$(PY) -m tests.fuzz --runs $(RUNS)
+
+MINUTES ?= 60
+soak: $(INSTALLED)  ## Mixed load for MINUTES=60; fails when anything grows; writes build/soak/latest.json
+	@$(PY) -m tests.soak --minutes $(MINUTES)
 
 clean:  ## Remove .venv and build
 	rm -rf $(VENV) build

@@ -11,6 +11,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -200,8 +201,7 @@ class TaskSet(Mapping[str, Task]):
 
 def load_tasks(overlay: Path | None = None) -> TaskSet:
     """The shipped tasks, overlaid by the tasks of ``overlay``. Raises ``ConfigError`` (tasks_invalid)."""
-    shipped = resources.files("moodq_config").joinpath("tasks.toml")
-    tasks = _parse(shipped.read_text("utf-8"), "tasks.toml")
+    tasks = dict(_shipped())
     if overlay is not None:
         try:
             text = overlay.read_text("utf-8")
@@ -223,6 +223,12 @@ def detect_lang(text: str) -> Lang:
         return "en"
     ideographs = len(_IDEOGRAPH.findall(text))
     return "zh" if ideographs and ideographs * 10 >= sum(map(str.isalpha, text)) else "en"
+
+
+@cache
+def _shipped() -> Mapping[str, Task]:
+    text = resources.files("moodq_config").joinpath("tasks.toml").read_text("utf-8")
+    return _parse(text, "tasks.toml")
 
 
 def _parse(text: str, source: str) -> dict[str, Task]:

@@ -216,9 +216,11 @@ class AsyncClient:
         self, redis: Redis, following: Following, id: str, patience: Patience
     ) -> list[Event]:
         if following.at_start:
-            found = following.arrived(await redis.xread(following.streams))
-            if found or (found := following.fetched(await redis.get(result_key(id)))):
+            if found := following.arrived(await redis.xread(following.streams)):
                 return found
+            if (value := await redis.get(result_key(id))) is not None:
+                # Its events may have come just now, between the two.
+                return following.arrived(await redis.xread(following.streams)) or following.fetched(value)
         block = patience.block_ms(block_s(redis))
         return following.arrived(await redis.xread(following.streams, block=block))
 

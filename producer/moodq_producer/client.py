@@ -210,9 +210,11 @@ class Client:
 
     def _read_events(self, following: Following, id: str, patience: Patience) -> list[Event]:
         if following.at_start:
-            found = following.arrived(self._redis.xread(following.streams))
-            if found or (found := following.fetched(self._redis.get(result_key(id)))):
+            if found := following.arrived(self._redis.xread(following.streams)):
                 return found
+            if (value := self._redis.get(result_key(id))) is not None:
+                # Its events may have come just now, between the two.
+                return following.arrived(self._redis.xread(following.streams)) or following.fetched(value)
         block = patience.block_ms(block_s(self._redis))
         return following.arrived(self._redis.xread(following.streams, block=block))
 

@@ -86,9 +86,15 @@ ENQUEUE_SCRIPT = """
         redis.call('SET', KEYS[8], string.format('%.6f', paid), 'PX', math.ceil((paid - now) * 1000))
     end
     if status then
+        -- It may have ended in another queue; who may not touch that one leaves its registries to their TTL.
+        local queue = string.match(KEYS[2], '[^:]*$')
+        local origin = redis.call('HGET', KEYS[1], 'origin') or queue
         redis.call('DEL', KEYS[1])
         for i = 4, 6 do
             redis.call('ZREM', KEYS[i], ARGV[1])
+            if origin ~= queue then
+                redis.pcall('ZREM', string.sub(KEYS[i], 1, -1 - #queue) .. origin, ARGV[1])
+            end
         end
     end
     if max_bytes > 0 then

@@ -5,13 +5,21 @@ Pure: ``client`` and ``async_client`` read the item's event stream and hand the 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moodq_config.contracts import LabelScores, Result
 from moodq_config.names import events_key
 from moodq_producer.waiting import parse_result
+
+_LABELS = TypeAdapter(dict[str, LabelScores])
+
+
+class _Token(BaseModel):
+    task: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +73,17 @@ class Following:
 
 
 def _event(fields: dict[bytes, bytes]) -> Event | None:
+    """None for what this version cannot read: the result holds all that the events before it tell. A result
+    that cannot be read raises ``BadInput``."""
     kind, data = fields.get(b"event"), fields.get(b"data", b"")
     if kind == b"done":
         return Event("done", result=parse_result(data))
-    if kind == b"label":
-        found = json.loads(data)
-        return Event("label", labels={task: LabelScores.model_validate(each) for task, each in found.items()})
-    if kind == b"token":
-        found = json.loads(data)
-        return Event("token", task=str(found["task"]), text=str(found["text"]))
+    try:
+        if kind == b"label":
+            return Event("label", labels=_LABELS.validate_json(data))
+        if kind == b"token":
+            token = _Token.model_validate_json(data)
+            return Event("token", task=token.task, text=token.text)
+    except ValidationError:
+        return None
     return None

@@ -87,7 +87,7 @@ class Waiting:
             key = name.decode()
             for entry_id, fields in entries:
                 if fields.get(b"event") == b"done":
-                    found += self._parsed(key.removeprefix(EVENTS_PREFIX), fields[b"data"])
+                    found += self._parsed(key.removeprefix(EVENTS_PREFIX), fields.get(b"data", b""))
                     self._streams.pop(key, None)
                     break
                 self._streams[key] = entry_id.decode()

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from redis import Redis
 
-from moodq_config.names import events_key
+from moodq_config.contracts import Result, ResultStatus
+from moodq_config.names import events_key, result_key
 from moodq_producer import AsyncClient, Client
 
 Start = Callable[..., Any]
@@ -56,6 +58,38 @@ def test_a_result_whose_stream_is_gone_is_still_given(
         connection.delete(events_key(ticket.id))
         [event] = ticket.stream(timeout=5)
     assert event.result == expected
+
+
+def ended_meanwhile(connection: Redis, id: str) -> None:
+    result = Result(id=id, status=ResultStatus.DONE, worker="w", attempt=1, finished_at="now")
+    body = result.model_dump_json(exclude_none=True)
+    connection.xadd(events_key(id), {"event": "token", "data": '{"task": "reply", "text": "yes"}'})
+    connection.xadd(events_key(id), {"event": "done", "data": body})
+    connection.set(result_key(id), body)
+
+
+async def test_what_comes_between_a_readers_first_two_looks_is_not_passed_over(
+    redis_url: str, connection: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(redis_url) as client:
+        look = client._redis.get
+
+        def get(key: str) -> Any:
+            ended_meanwhile(connection, "a")
+            return look(key)
+
+        monkeypatch.setattr(client._redis, "get", get)
+        assert [event.kind for event in client.stream("a", timeout=5)] == ["token", "done"]
+    async with AsyncClient(redis_url) as other:
+        redis = await other._connected()
+        look_async = redis.get
+
+        async def get_async(key: str) -> Any:
+            ended_meanwhile(connection, "b")
+            return await look_async(key)
+
+        monkeypatch.setattr(redis, "get", get_async)
+        assert [event.kind async for event in other.stream("b", timeout=5)] == ["token", "done"]
 
 
 async def test_the_async_client_streams_the_same(redis_url: str, start_fake_worker: Start) -> None:

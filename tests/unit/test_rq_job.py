@@ -160,6 +160,13 @@ def test_data_of_exactly_the_limit_is_taken() -> None:
         {"result_ttl": b"long"},
         {"dependency_ids": b"["},
         {"enqueue_at_front": b""},
+        {"meta": b"2"},
+        {"dependency_ids": b'{"a": 1}'},
+        {"dependency_ids": b"[1]"},
+        {"retry_intervals": b"5"},
+        {"retry_intervals": b'["soon"]'},
+        {"repeat_intervals": b"[-1]"},
+        {"repeat_intervals": b"[1e300]"},
     ],
 )
 def test_a_hash_field_of_the_wrong_kind_refuses_the_job_and_leaves_it_fit_to_be_failed(
@@ -168,6 +175,11 @@ def test_a_hash_field_of_the_wrong_kind_refuses_the_job_and_leaves_it_fit_to_be_
     job = job_of(GOOD, **fields)
     assert refused(job).code == ErrorCode.BROKEN_JSON
     assert job.to_dict()["data"] == zlib.compress(json.dumps(GOOD).encode())
+
+
+def test_no_intervals_are_none() -> None:
+    job = job_of(GOOD, retry_intervals=b"[]", retries_left=b"1")
+    assert job.get_retry_interval() == 0
 
 
 @pytest.mark.parametrize("job_id", ["a:b", "a.b", "a b", "ü", "\\xff"])

@@ -22,6 +22,8 @@ from moodq_config.errors import BadInput, ErrorCode
 from moodq_config.names import JOB_FUNCTION
 
 MIB = 2**20
+#: Between two attempts or repeats of a job; a year, as for a TTL.
+LONGEST_INTERVAL_S = 31_536_000
 
 #: Hash fields never handed to RQ's reader: it inflates one without a limit and sends HTTP for the other.
 _NEVER_READ = frozenset({"data", "exc_info", "webhooks"})
@@ -101,6 +103,7 @@ class MoodqJob(Job):
             super().restore(
                 {name: value for name, value in fields.items() if name not in _NEVER_READ} | {"data": b""}
             )
+            self._check_json_fields()
         except _UNREADABLE as error:
             self.refusal = BadInput(
                 f"a field of the job's hash cannot be read ({type(error).__name__}); "
@@ -116,6 +119,22 @@ class MoodqJob(Job):
         except BadInput as error:
             self.data = b""
             self.refusal = error
+
+    def _check_json_fields(self) -> None:
+        """RQ takes any JSON for these, and raises much later, when the job ends or is tried again."""
+        self.retry_intervals = self.retry_intervals or None
+        self.repeat_intervals = self.repeat_intervals or None
+        fit = (
+            isinstance(self.meta, dict),
+            self.retry_intervals is None or _are_intervals(self.retry_intervals),
+            self.repeat_intervals is None or _are_intervals(self.repeat_intervals),
+            isinstance(self._dependency_ids, list)
+            and all(isinstance(id, str) for id in self._dependency_ids),
+        )
+        if not all(fit):
+            self.meta, self._dependency_ids = {}, []
+            self.retry_intervals = self.repeat_intervals = None
+            raise TypeError("a field that holds JSON holds another kind")
 
     def to_dict(self, include_meta: bool = True, include_result: bool = True) -> dict[str, Any]:
         """The hash to store. The data stays as it was sent, also when it was refused."""
@@ -209,6 +228,12 @@ def _too_large(max_bytes: int) -> BadInput:
         f"job data has more than {max_bytes // MIB} MiB, the limit; send several smaller jobs, or raise "
         "MOODQ_MAX_JOB_MB on producer and worker",
         code=ErrorCode.JOB_TOO_LARGE,
+    )
+
+
+def _are_intervals(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(seconds, int | float) and 0 <= seconds <= LONGEST_INTERVAL_S for seconds in value
     )
 
 
