@@ -20,6 +20,7 @@ from rq.worker import Worker
 
 from moodq_config.errors import ConfigError, ErrorCode
 from moodq_config.names import ATTEMPTS_FIELD, INTERACTIVE
+from moodq_producer import Client
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_worker import BatchWorker
 
@@ -274,3 +275,16 @@ def test_a_stopped_worker_is_gone_from_rq_and_no_heartbeat_brings_it_back(
     worker.beat()
     assert Worker.all(connection=connection) == []
     assert connection.hget(worker.key, "death") is not None
+
+
+def test_an_id_that_ended_in_one_queue_and_is_sent_to_another_is_in_that_one_only(
+    make_worker: MakeWorker, connection: Redis, redis_url: str
+) -> None:
+    worker = make_worker(INTERACTIVE, "bulk")
+    with Client(redis_url) as client:
+        client.submit("hello", id="a")
+        (claim,) = worker.claim(1, [INTERACTIVE])
+        assert worker.finish([], [(claim, {"done": 1})]) == [True]
+        client.submit("hello", id="a", queue="bulk")
+    assert connection.zrange("rq:finished:interactive", 0, -1) == []
+    assert connection.lrange("rq:queue:bulk", 0, -1) == [b"a"]
