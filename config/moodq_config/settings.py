@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
@@ -22,7 +21,13 @@ from pydantic_settings import (
 
 from moodq_config.errors import ConfigError
 from moodq_config.names import BULK, INTERACTIVE
-from moodq_config.redis_url import embedded_url_file, mask_url, server_url
+from moodq_config.redis_url import (
+    SERVER_SCHEMES,
+    embedded_url_file,
+    mask_url,
+    sentinel_url,
+    server_url,
+)
 from moodq_config.settings_sources import ENV_PREFIX, config_file, explain, origins_of, refuse_unknown_names
 
 __all__ = [
@@ -52,8 +57,8 @@ class Settings(BaseSettings):
     # where
     redis_url: str | None = Field(
         None,
-        description="redis://, rediss:// or unix:// URL; unset: the embedded "
-        "server of `moodq up` in the data folder",
+        description="redis://, rediss:// or unix:// URL, or sentinel://host,host,host/service/db "
+        "(rediss+sentinel:// with TLS); unset: the embedded server of `moodq up` in the data folder",
     )
     data_dir: Path = Field(
         default_factory=_default_data_dir, description="models and the embedded server's files"
@@ -217,9 +222,14 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).scheme not in {"redis", "rediss", "unix"}:
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        return value
+        if value is None or value.partition("://")[0] in SERVER_SCHEMES:
+            return value
+        try:
+            if sentinel_url(value) is not None:
+                return value
+        except ConfigError as error:
+            raise ValueError(error.message.removeprefix("MOODQ_REDIS_URL: ")) from None
+        raise ValueError("must begin with redis://, rediss://, unix://, sentinel:// or rediss+sentinel://")
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import OutOfMemoryError, RedisError
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.client import DEFAULT_TASKS, PIPELINE_JOBS
-from moodq_producer.connection import block_s, connect_async, redis_errors, unreachable
-from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob
+from moodq_producer.connection import AWAY, block_s, connect_async, redis_errors, unreachable
+from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.hub import Hub
 from moodq_producer.jobs import JobMaker, Source, chunks, settings_from
@@ -151,10 +151,12 @@ class AsyncClient:
                 return
             try:
                 results = await self._read(redis, waiting, patience)
-            except (ConnectionError, TimeoutError) as error:
+            except AWAY as error:
                 patience.away(unreachable(self._url, error))
                 await asyncio.sleep(AWAY_PAUSE_S)
                 continue
+            except RedisError as error:
+                raise unreachable(self._url, error) from error
             patience.answered(results=bool(results))
             for result in results:
                 yield result
@@ -183,10 +185,12 @@ class AsyncClient:
         while not following.ended:
             try:
                 events = await self._read_events(redis, following, id, patience)
-            except (ConnectionError, TimeoutError) as error:
+            except AWAY as error:
                 patience.away(unreachable(self._url, error))
                 await asyncio.sleep(AWAY_PAUSE_S)
                 continue
+            except RedisError as error:
+                raise unreachable(self._url, error) from error
             patience.answered(results=bool(events))
             for event in events:
                 yield event
@@ -233,13 +237,26 @@ class AsyncClient:
                 await asyncio.sleep(pause_s)
 
     async def _send(self, redis: Redis, jobs: list[QueuedJob]) -> list[Any]:
-        """Send jobs in one pipeline; returns the script's reply to each."""
+        """Send jobs until Redis takes them; returns the script's reply to each."""
+        patience = Patience(None, None)
+        while True:
+            try:
+                return await self._send_once(redis, jobs)
+            except OutOfMemoryError:
+                with redis_errors(self._url):
+                    return [no_memory(await redis.info("memory"))] * len(jobs)
+            except AWAY as error:
+                patience.away(unreachable(self._url, error))
+                await asyncio.sleep(AWAY_PAUSE_S)
+            except RedisError as error:
+                raise unreachable(self._url, error) from error
+
+    async def _send_once(self, redis: Redis, jobs: list[QueuedJob]) -> list[Any]:
         script = redis.register_script(ENQUEUE_SCRIPT)
-        with redis_errors(self._url):
-            async with redis.pipeline(transaction=False) as pipe:
-                for job in jobs:
-                    await script(keys=job.keys, args=self._maker.gate.script_args(job), client=pipe)
-                return await pipe.execute()
+        async with redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                await script(keys=job.keys, args=self._maker.gate.script_args(job), client=pipe)
+            return await pipe.execute()
 
 
 async def _as_async(ids: Iterable[str]) -> AsyncIterator[str]:

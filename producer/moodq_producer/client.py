@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import OutOfMemoryError, RedisError
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
-from moodq_producer.connection import block_s, connect, redis_errors, unreachable
-from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob
+from moodq_producer.connection import AWAY, block_s, connect, redis_errors, unreachable
+from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.jobs import JobMaker, Source, chunks, settings_from
 from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
@@ -86,9 +86,9 @@ class Client:
         """Enqueue one text.
 
         ``id`` is the idempotency key: as long as a job or a result of that id is kept, another ``submit``
-        adds no job and its ticket leads to the same result. Raises ``BadInput``; ``Unavailable``; and
-        ``QueueFull``, also as ``RateLimited``: at once, or with ``on_full`` ``"wait"`` after ``full_timeout``
-        seconds (None: never).
+        adds no job and its ticket leads to the same result. A Redis that is away for a short while is
+        waited for. Raises ``BadInput``; ``Unavailable``; and ``QueueFull``, also as ``RateLimited``: at once,
+        or with ``on_full`` ``"wait"`` after ``full_timeout`` seconds (None: never).
         """
         self._maker.check_queue(queue)
         item = self._maker.item(
@@ -167,10 +167,12 @@ class Client:
                 return
             try:
                 results = self._read(waiting, patience)
-            except (ConnectionError, TimeoutError) as error:
+            except AWAY as error:
                 patience.away(unreachable(self._url, error))
                 time.sleep(AWAY_PAUSE_S)
                 continue
+            except RedisError as error:
+                raise unreachable(self._url, error) from error
             patience.answered(results=bool(results))
             yield from results
             if not results and not waiting.fresh and patience.left() == 0.0:
@@ -186,10 +188,12 @@ class Client:
         while not following.ended:
             try:
                 events = self._read_events(following, id, patience)
-            except (ConnectionError, TimeoutError) as error:
+            except AWAY as error:
                 patience.away(unreachable(self._url, error))
                 time.sleep(AWAY_PAUSE_S)
                 continue
+            except RedisError as error:
+                raise unreachable(self._url, error) from error
             patience.answered(results=bool(events))
             yield from events
             if not events and patience.left() == 0.0:
@@ -225,15 +229,30 @@ class Client:
                 time.sleep(pause_s)
 
     def _send(self, jobs: list[QueuedJob]) -> list[Any]:
-        """Send jobs in one pipeline; returns the script's reply to each."""
+        """Send jobs until Redis takes them; returns the script's reply to each. What was sent already, and
+        only the reply was lost, is known to the script."""
+        patience = Patience(None, None)
+        while True:
+            try:
+                return self._send_once(jobs)
+            except OutOfMemoryError:
+                with self._errors():
+                    found: Any = self._redis.info("memory")
+                return [no_memory(found)] * len(jobs)
+            except AWAY as error:
+                patience.away(unreachable(self._url, error))
+                time.sleep(AWAY_PAUSE_S)
+            except RedisError as error:
+                raise unreachable(self._url, error) from error
+
+    def _send_once(self, jobs: list[QueuedJob]) -> list[Any]:
         args = self._maker.gate.script_args
-        with self._errors():
-            if len(jobs) == 1:
-                return [self._script(keys=jobs[0].keys, args=args(jobs[0]))]
-            with self._redis.pipeline(transaction=False) as pipe:
-                for job in jobs:
-                    self._script(keys=job.keys, args=args(job), client=pipe)
-                return pipe.execute()
+        if len(jobs) == 1:
+            return [self._script(keys=jobs[0].keys, args=args(jobs[0]))]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                self._script(keys=job.keys, args=args(job), client=pipe)
+            return pipe.execute()
 
     def _errors(self) -> AbstractContextManager[None]:
         return redis_errors(self._url)

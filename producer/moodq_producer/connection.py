@@ -11,25 +11,44 @@ from typing import Any
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError
+from redis.connection import parse_url
+from redis.exceptions import (
+    ClusterDownError,
+    ConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+)
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from moodq_config.errors import Unavailable
+from moodq_config.redis_url import SentinelUrl, sentinel_url
 from moodq_config.settings import Settings, mask_url, server_url
 
 #: Seconds one blocking read waits at the server before it is sent again.
 BLOCK_S = 5.0
 #: Seconds without an answer after which a connection counts as dead; longer than any blocking read.
 SOCKET_TIMEOUT_S = 3 * BLOCK_S
+#: Seconds a Sentinel may take: the next one is asked then.
+SENTINEL_TIMEOUT_S = 2.0
+#: Redis restarting or failing over: what the same call will get over, a while later.
+AWAY = (ConnectionError, TimeoutError, ReadOnlyError, NoScriptError, ClusterDownError)
 
 
 def connect(settings: Settings) -> Redis:
     """A client that answered a PING. Raises ``Unavailable`` (redis_unreachable)."""
     url = server_url(settings)
-    client = Redis.from_url(
-        url, retry=Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3), **_options()
-    )
+    options = {"retry": Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3), **_options()}
+    client: Redis
+    if sentinels := sentinel_url(url):
+        found = Sentinel(sentinels.nodes, sentinel_kwargs=_to_sentinels(sentinels))
+        client = found.master_for(sentinels.service, **options, **_to_master(sentinels))
+    else:
+        client = Redis.from_url(url, **options)
     with redis_errors(url):
         client.ping()
     return client
@@ -40,9 +59,13 @@ async def connect_async(settings: Settings) -> AsyncRedis:
     from redis.asyncio.retry import Retry as AsyncRetry
 
     url = server_url(settings)
-    client = AsyncRedis.from_url(
-        url, retry=AsyncRetry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3), **_options()
-    )
+    options = {"retry": AsyncRetry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3), **_options()}
+    client: AsyncRedis
+    if sentinels := sentinel_url(url):
+        found = AsyncSentinel(sentinels.nodes, sentinel_kwargs=_to_sentinels(sentinels))
+        client = found.master_for(sentinels.service, **options, **_to_master(sentinels))
+    else:
+        client = AsyncRedis.from_url(url, **options)
     try:
         with redis_errors(url):
             await client.ping()
@@ -73,6 +96,25 @@ def block_s(connection: Redis | AsyncRedis) -> float:
     """Seconds a blocking read may last: less than a ``socket_timeout`` that the URL may ask for."""
     asked = connection.connection_pool.connection_kwargs.get("socket_timeout")
     return min(BLOCK_S, asked / 2) if asked else BLOCK_S
+
+
+def _to_master(url: SentinelUrl) -> dict[str, Any]:
+    """What redis-py takes for the connections to whichever server is master at the time."""
+    asked = parse_url(url.server_url)
+    tls = asked.pop("connection_class", None) is not None
+    return {**{name: value for name, value in asked.items() if name != "host"}, "ssl": tls}
+
+
+def _to_sentinels(url: SentinelUrl) -> dict[str, Any]:
+    """What it takes for the connections to the Sentinels: their own credentials, the server's TLS."""
+    tls = {name: value for name, value in _to_master(url).items() if name.startswith("ssl")}
+    return {
+        "username": url.username,
+        "password": url.password,
+        "socket_timeout": SENTINEL_TIMEOUT_S,
+        "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        **tls,
+    }
 
 
 def _options() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Literal
@@ -179,6 +179,11 @@ class Gate:
                 retry_after_s=wait_s,
             )
         return None
+
+
+def no_memory(info: Mapping[str, Any]) -> list[int]:
+    """The reply that the script would have given, had Redis had the memory to run it; from INFO memory."""
+    return [Outcome.NO_MEMORY, int(info["used_memory"]), int(info["maxmemory"])]
 
 
 class Admission:

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError, TimeoutError
+from redis.exceptions import RedisError
 
 from moodq_config.contracts import Result
-from moodq_producer.connection import block_s, unreachable
+from moodq_producer.connection import AWAY, block_s, unreachable
 from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting
 
 #: Seconds between two tries to release a read that has not reached the server yet.
@@ -63,7 +63,7 @@ class Hub:
             while self._futures:
                 client = (await self._connected()).client()
                 try:
-                    await self._read(await client.initialize())
+                    await self._read(client)
                 finally:  # also when ``close`` comes just now
                     await asyncio.shield(client.aclose())
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
@@ -76,11 +76,13 @@ class Hub:
         patience = Patience(None, None)
         while self._futures:
             try:
-                found = await self._once(client, patience)
-            except (ConnectionError, TimeoutError) as error:
+                found = await self._once(await client.initialize(), patience)
+            except AWAY as error:
                 patience.away(unreachable(self._url, error))
                 await asyncio.sleep(AWAY_PAUSE_S)
                 continue
+            except RedisError as error:
+                raise unreachable(self._url, error) from error
             patience.answered(results=bool(found))
             for result in found:
                 for future in self._ended(result.id):

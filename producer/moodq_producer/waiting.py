@@ -7,6 +7,7 @@ no result can be missed, and nothing is polled.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,9 +18,11 @@ from moodq_config.contracts import CONTRACT_VERSION, Result
 from moodq_config.errors import BadInput, ErrorCode, Unavailable, WaitTimeout
 from moodq_config.names import EVENTS_PREFIX, events_key, result_key
 
+log = logging.getLogger(__name__)
+
 #: Streams one read covers; further ids wait until some of these are done.
 WINDOW = 256
-#: Seconds a wait lives with a Redis that is away (restarting, failing over) before it gives up.
+#: Seconds a call lives with a Redis that is away (restarting, failing over) before it gives up.
 AWAY_S = 30.0
 #: Seconds between two attempts while Redis is away.
 AWAY_PAUSE_S = 0.5
@@ -135,7 +138,9 @@ class Patience:
     def away(self, unreachable: Unavailable) -> None:
         """Redis did not answer. Raises ``unreachable`` when that has lasted too long, or time is up."""
         now = time.monotonic()
-        self._away_since = self._away_since or now
+        if self._away_since is None:
+            self._away_since = now
+            log.warning("%s; trying for %.0f s to reach it", unreachable.message, AWAY_S)
         if now - self._away_since >= AWAY_S or self.left() == 0.0:
             raise unreachable
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from moodq_config.cli_config import command as config_command
 from moodq_config.errors import ConfigError, ErrorCode
+from moodq_config.redis_url import sentinel_url
 from moodq_config.settings import Settings, load_settings, mask_url, origins
 
 
@@ -95,8 +96,8 @@ def test_queues_are_a_comma_separated_list_in_the_environment(monkeypatch: pytes
         ("MOODQ_LOG_LEVEL", "loud", ["'DEBUG', 'INFO', 'WARNING' or 'ERROR'"]),
         ("MOODQ_QUEUES", "in:teractive", ["match pattern"]),
         ("MOODQ_QUEUES", "", ["at least 1 item"]),
-        ("MOODQ_REDIS_URL", "http://host", ["redis://, rediss:// or unix://"]),
-        ("MOODQ_REDIS_URL", "", ["redis://, rediss:// or unix://"]),
+        ("MOODQ_REDIS_URL", "http://host", ["redis://, rediss://, unix://, sentinel:// or"]),
+        ("MOODQ_REDIS_URL", "", ["redis://, rediss://, unix://, sentinel:// or"]),
         ("MOODQ_WORKER_NAME", "a b", ["matching"]),
     ],
 )
@@ -177,11 +178,48 @@ def test_settings_cannot_be_changed_once_built() -> None:
         ("redis://host?db=0&sentinel_password=a@hush", "redis://host?db=0&sentinel_password=***"),
         ("redis://user:hu/hush@host", "redis://user:***@host"),
         ("redis://user@host:6379/0", "redis://user@host:6379/0"),
+        (
+            "sentinel://u:hush@a,b:1/main/0?sentinel_password=hush",
+            "sentinel://u:***@a,b:1/main/0?sentinel_password=***",
+        ),
         ("redis://host:6379/0", "redis://host:6379/0"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert mask_url(url) == shown
+
+
+def test_a_sentinel_url_names_hosts_service_database_and_both_passwords() -> None:
+    url = (
+        "rediss+sentinel://app:p%40ss@a,b:26380,[fe80::1]:1/main/3?sentinel_password=x%26y&ssl_cert_reqs=none"
+    )
+    found = sentinel_url(load_settings(redis_url=url).redis_url or "")
+    assert found is not None
+    assert found.nodes == (("a", 26379), ("b", 26380), ("fe80::1", 1))
+    assert (found.service, found.username, found.password) == ("main", None, "x&y")
+    assert found.server_url == "rediss://app:p%40ss@sentinel/3?ssl_cert_reqs=none"
+    assert sentinel_url("redis://host") is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "sentinel://a,b",
+            "sentinel://a/",
+            "sentinel://a/main/x",
+            "sentinel:///main",
+            "sentinel://a,,b/main",
+        ),
+        *("sentinel://a:0/main", "sentinel://a:99999/main", "sentinel://a:b/main", "sentinels://a/main"),
+    ],
+)
+def test_a_sentinel_url_that_is_no_good_is_refused_with_an_example(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOODQ_REDIS_URL", url)
+    assert refusal().startswith("MOODQ_REDIS_URL: ")
+    assert "//" in refusal() or "/mymaster/0" in refusal()
 
 
 def test_config_as_json_gives_every_setting_its_value_and_origin(monkeypatch: pytest.MonkeyPatch) -> None:
