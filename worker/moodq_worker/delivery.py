@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 from moodq_config.contracts import ModelRef, Result, ResultStatus, Timings
 from moodq_config.errors import NEVER_RETRIED, MoodqError
 from moodq_config.names import events_key
+from moodq_worker.finishing import Finisher
 from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
 from moodq_worker.result_cache import Answer, ResultCache
@@ -30,8 +31,6 @@ from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
-
-RETRY_WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +57,7 @@ class Delivery:
         finished: Callable[[Job], None],
     ) -> None:
         self._worker = worker
+        self._finisher = Finisher(worker)
         self._metrics = metrics
         self._terms = terms
         self._cache = cache
@@ -118,8 +118,6 @@ class Delivery:
                 self._persist(items, jobs)
 
     def _persist(self, items: list[Item], jobs: list[Job]) -> None:
-        """Write results and finish jobs until Redis takes it: dropping a finished result would cost the work
-        again."""
         ended = list(jobs)
         for item in items:
             item.job.open -= 1
@@ -135,13 +133,16 @@ class Delivery:
         values = [self._return_value(job) for job in ended]
         well = [(job.claim, value) for job, value in zip(ended, values, strict=True) if value is not None]
         began = time.perf_counter()
-        self._until_taken(lambda: self._worker.finish(results, well), "results not written")
+        refused = self._finisher.finish(results, well)
         self._metrics.result_write.observe(time.perf_counter() - began)
         self._remember(items)
         for item, spent in zip(items, timings, strict=True):
             self._count(item, spent)
         for job, value in zip(ended, values, strict=True):
-            outcome = "done" if value is not None else self._fail(job)
+            if job.claim.execution.id in refused:
+                outcome = "failed"
+            else:
+                outcome = "done" if value is not None else self._fail(job)
             self._metrics.jobs.labels(job.claim.queue.name, outcome).inc()
             self._finished(job)
             job.items.clear()  # they refer to their job: without a cycle they are freed here and now
@@ -157,15 +158,6 @@ class Delivery:
             self._cache.store(computed)
         except RedisError as error:
             log.debug("answers not kept for the next time: %s", error)
-
-    def _until_taken(self, write: Callable[[], object], what: str) -> None:
-        while True:
-            try:
-                write()
-                return
-            except RedisError as error:
-                log.warning("%s: %s; trying again in %.1f s", what, error, RETRY_WAIT_S)
-                time.sleep(RETRY_WAIT_S)
 
     def _write_events(self, events: list[tuple[Item, str, dict[str, Any]]]) -> None:
         if not events:
@@ -222,9 +214,7 @@ class Delivery:
         errors = [item.error for item in job.items if item.error is not None]
         retry = self._retries(job)
         error = errors[0] if retry else _summary(errors)
-        self._until_taken(
-            lambda: self._worker.fail(job.claim, error, retry=retry), f"job {job.id} not finished"
-        )
+        self._finisher.fail(job.claim, error, retry=retry)
         return "retried" if retry else "failed"
 
     def _retries(self, job: Job) -> bool:

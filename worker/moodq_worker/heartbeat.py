@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from moodq_worker.outage import Outage
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_worker import BatchWorker
 
@@ -40,6 +41,7 @@ class Heartbeat:
         self._on_hang = on_hang
         self._gave_up = gave_up
         self._requeued = requeued
+        self._outage = Outage("no heartbeat is sent")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -51,7 +53,8 @@ class Heartbeat:
         self._thread.join(timeout=self._every_s + 1)
 
     def _run(self) -> None:
-        while not self._stop.wait(self._every_s):
+        pause_s = self._every_s
+        while not self._stop.wait(pause_s):
             if self._hung():
                 log.critical("the engine is stuck: heartbeats stop, so that another worker takes the jobs")
                 self._on_hang()
@@ -59,8 +62,10 @@ class Heartbeat:
             try:
                 self._worker.beat()
                 self._take_over()
+                self._outage.over()
+                pause_s = self._every_s
             except RedisError as error:
-                log.warning("heartbeat not sent: %s", error)
+                pause_s = min(self._every_s, self._outage.failed(error))
 
     def _take_over(self) -> None:
         taken = self._worker.take_over()

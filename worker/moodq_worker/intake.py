@@ -18,9 +18,11 @@ from moodq_config.contracts import ItemLimits, LongText, item_id, parse_item
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import result_key
 from moodq_config.tasks import TaskSet, detect_lang
+from moodq_worker.connection import passing
 from moodq_worker.engine import Engine
 from moodq_worker.items import Clock, Item, Job
 from moodq_worker.memory import MemoryGuard, result_bytes
+from moodq_worker.outage import Outage
 from moodq_worker.pace import Pace
 from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_claim import Claim
@@ -30,7 +32,6 @@ from moodq_worker.rq_worker import BatchWorker
 log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 1.0
-RETRY_WAIT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Intake:
         self._room = threading.Event()
         #: Whether a queue is not asked for work because it has too much in hand; room there must be heard of.
         self._left_out = False
+        self._outage = Outage("nothing is claimed")
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -105,9 +107,9 @@ class Intake:
         while not self._stop.is_set():
             try:
                 self._turn()
+                self._outage.over()
             except RedisError as error:
-                log.warning("redis unavailable: %s; trying again in %.0f s", error, RETRY_WAIT_S)
-                self._stop.wait(RETRY_WAIT_S)
+                self._stop.wait(self._outage.failed(error))
 
     def _turn(self) -> None:
         self._room.clear()
@@ -177,9 +179,24 @@ class Intake:
 
     def _look_up(self, items: list[Item]) -> None:
         """In one round trip: an id that already has a finished result is not run again (a second delivery, or
-        a resubmission), and an answer that is in the cache is taken from there."""
-        if not items:
-            return
+        a resubmission), and an answer that is in the cache is taken from there.
+
+        The jobs are in hand already, so a Redis that is away is waited for. Without an answer they are run:
+        the first outcome of an item stands.
+        """
+        outage = Outage("claimed jobs wait")
+        while items:
+            try:
+                self._ask(items)
+                outage.over()
+                return
+            except RedisError as error:
+                if self._stop.is_set() or not passing(error):
+                    log.warning("%d items not looked up: %s", len(items), error)
+                    return
+                self._stop.wait(outage.failed(error))
+
+    def _ask(self, items: list[Item]) -> None:
         asked = [(item, task, key) for item in items for task, key in self._cache_keys(item)]
         with self._worker.connection.pipeline(transaction=False) as pipe:
             pipe.mget([result_key(item.id) for item in items])

@@ -108,10 +108,12 @@ class HookedWorker(BaseWorker):
         log.warning("job %s failed: %s", job.id, error.code if isinstance(error, MoodqError) else exc_info[0])
 
     def clean_registries(self) -> None:
-        """Drop expired entries. RQ's own would also judge started jobs, by importing their callbacks."""
+        """Drop expired entries, by the server's clock: this worker's may be wrong. RQ's own would also judge
+        started jobs, by importing their callbacks."""
+        clock: Any = self.connection.time()
         for queue in self.queues:
-            queue.finished_job_registry.cleanup()
-            queue.failed_job_registry.cleanup()
+            queue.finished_job_registry.cleanup(clock[0])
+            queue.failed_job_registry.cleanup(clock[0])
             worker_registration.clean_worker_registry(queue)
 
     def subscribe(self) -> None:

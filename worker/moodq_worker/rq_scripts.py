@@ -112,6 +112,9 @@ for number, wip in ipairs(KEYS) do
   local job, execution = ARGV[number * 2], ARGV[number * 2 + 1]
   local key = conf.execution .. job .. ':' .. execution
   if redis.call('ZSCORE', wip, job .. ':' .. execution) then
+    -- First a command that needs no memory: a full server lets a script go on that has written already, and
+    -- it is then that leases have to be kept.
+    redis.call('EXPIRE', key, conf.ttl)
     index(wip, job, execution)
     if redis.call('EXISTS', key) == 1 then
       redis.call('HSET', key, 'last_heartbeat', conf.timestamp)

@@ -17,6 +17,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import worker_registration
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -50,6 +51,10 @@ TAKE_OVER_LIMIT = 500
 CLAIM_BYTES = 48 * 1024
 #: Seconds between two clean-ups of RQ's registries of ended jobs.
 CLEAN_UP_EVERY_S = 60.0
+
+
+class NotWritten(RedisError):
+    """RQ's code logged what Redis did not take, and went on."""
 
 
 class BatchWorker(HookedWorker):
@@ -93,6 +98,8 @@ class BatchWorker(HookedWorker):
         )
         self._doorbell = Doorbell(self.connection, {queue.name: queue.key for queue in self.queues})
         self._life = threading.Lock()
+        self._inherited: set[str] = set()
+        self._unknown: set[str] = set()
         self._clean_up_at = 0.0
         self._alone = ""  # id of the last execution that was claimed alone
         self.held_back = False
@@ -102,6 +109,7 @@ class BatchWorker(HookedWorker):
     def start(self) -> None:
         """Register with RQ and listen to its commands. Raises ``ConfigError`` when the name is in use."""
         self.register()
+        self._inherited = self._registered()
         self._doorbell.start()
 
     def stop(self) -> None:
@@ -111,10 +119,12 @@ class BatchWorker(HookedWorker):
             self.unregister()
 
     def beat(self) -> None:
-        """Renew this worker's entry, which is made again if it has expired, and every lease in hand."""
+        """Renew every lease in hand, and this worker's entry, which is made again if it has expired."""
         with self._life:
             if self._stopping.is_set():
                 return
+            self._renew(list(self.executions.values()))
+            self._put_back_unheard()
             self.last_heartbeat = now()
             state = WorkerStatus.BUSY if self.executions else self.get_state()
             with self.connection.pipeline() as pipeline:
@@ -122,7 +132,6 @@ class BatchWorker(HookedWorker):
                 worker_registration.register(self, pipeline)
                 self.heartbeat(pipeline=pipeline)
                 pipeline.execute()
-            self._renew(list(self.executions.values()))
 
     def suspended(self) -> bool:
         """Whether ``rq suspend`` asks workers to claim nothing; shown in this worker's state."""
@@ -218,7 +227,7 @@ class BatchWorker(HookedWorker):
         """
         if not self._still_ours(claim):
             return False
-        job = claim.job
+        job, retries_left = claim.job, claim.job.retries_left
         if job.should_retry and not retry:
             job.retries_left = 0
         if job.failure_ttl is None:
@@ -227,7 +236,17 @@ class BatchWorker(HookedWorker):
         self.handle_execution_ended(job, claim.queue, 0)
         self.handle_exception(job, type(error), error, None)
         self.handle_job_failure(job, claim.queue, exc_string=str(error), execution=claim.execution)
+        member = claim.execution.composite_key
+        if self.connection.zscore(claim.queue.started_job_registry.key, member) is not None:
+            # RQ logs what Redis did not take, and goes on.
+            job.retries_left = retries_left
+            self.executions[claim.execution.id] = claim.execution
+            raise NotWritten(f"the end of job {job.id} was not written")
         return True
+
+    def abandon(self, claim: Claim) -> None:
+        """Renew the lease of a job no longer: when it ends, another worker takes it over."""
+        self.executions.pop(claim.execution.id, None)
 
     def put_back(self, claims: Sequence[Claim]) -> int:
         """Give unfinished jobs back to the front of their queues, the attempt uncounted; returns how many.
@@ -296,6 +315,33 @@ class BatchWorker(HookedWorker):
         ids = [part for each in executions for part in (each.job_id, each.id)]
         held = self._scripts.renew(registries, ids, timestamp=moment.timestamp(), date=utcformat(moment))
         return {as_text(id) for id in held}
+
+    def _registered(self) -> set[str]:
+        """Members ``job:execution`` that Redis holds for this worker."""
+        members: Any = self.connection.smembers(self.executions_key)
+        return {as_text(member) for member in members}
+
+    def _put_back_unheard(self) -> None:
+        """Give back what was claimed for this worker in an answer that never came (a cut connection): seen at
+        two beats in a row, so that an answer still under way is not meant. No worker died of it, so it counts
+        as no attempt; what a dead worker of this name left behind does, and stays for the take-over."""
+        unknown = self._registered() - self._inherited
+        unknown -= {execution.composite_key for execution in self.executions.values()}
+        lost, self._unknown = sorted(unknown & self._unknown), unknown
+        if not lost:
+            return
+        done = self._scripts.put_back(
+            [
+                key
+                for queue in self.queues
+                for _ in lost
+                for key in (queue.key, queue.started_job_registry.key)
+            ],
+            [part for _ in self.queues for member in lost for part in member.split(":", 1)],
+            worker=self.name,
+        )
+        self.connection.srem(self.executions_key, *lost)
+        log.warning("put back %d jobs whose claim was never answered", done)
 
     def _still_ours(self, claim: Claim) -> bool:
         """Renew the lease for the time finishing takes. A job that was taken over, cancelled or deleted is

@@ -16,12 +16,13 @@ import time
 from types import FrameType
 
 from redis import Redis
+from redis.exceptions import RedisError
 
 from moodq_config.errors import ErrorCode, ModelError, MoodqError
 from moodq_config.memory import MIB
-from moodq_config.settings import Settings
+from moodq_config.settings import Settings, server_url
 from moodq_config.tasks import TaskSet, load_tasks
-from moodq_worker.connection import connect
+from moodq_worker.connection import connect, unreachable
 from moodq_worker.delivery import Delivery, Terms
 from moodq_worker.engine import Engine
 from moodq_worker.engine_fake import FakeEngine
@@ -180,11 +181,15 @@ class Worker:
             intake.stop()
             flushed = delivery.close(timeout_s=max(5.0, settings.drain_timeout_s))
             left = loop.unfinished()
-            if left:
-                log.info("putting back %d jobs that were not finished", len(left))
-                rq.put_back([job.claim for job in left])
-            heartbeat.stop()
-            rq.stop()
+            try:
+                if left:
+                    log.info("putting back %d jobs that were not finished", len(left))
+                    rq.put_back([job.claim for job in left])
+                heartbeat.stop()
+                rq.stop()
+            except RedisError as error:
+                flushed = False
+                log.error("Redis at the end: %s; another worker takes over what was in hand", error)
             self._health.close()
         log.info("drained" if flushed else "stopped with results that Redis did not take")
         return 0 if flushed else 1
@@ -262,5 +267,8 @@ def build_engine(settings: Settings) -> Engine:
 
 
 def run_worker(settings: Settings) -> int:
-    """Run one worker in this process until SIGTERM; returns its exit code."""
-    return Worker(settings).run()
+    """Run one worker in this process until SIGTERM; returns its exit code. Raises ``MoodqError``."""
+    try:
+        return Worker(settings).run()
+    except RedisError as error:
+        raise unreachable(server_url(settings), error) from error
