@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench fuzz soak clean
+.PHONY: help install model demo up test lint unit bench fuzz soak chaos clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,10 @@ fuzz: $(INSTALLED)  ## Fuzz the decoders by coverage, RUNS=100000 inputs each; w
 MINUTES ?= 60
 soak: $(INSTALLED)  ## Mixed load for MINUTES=60; fails when anything grows; writes build/soak/latest.json
 	@$(PY) -m tests.soak --minutes $(MINUTES)
+
+ITEMS ?= 10000
+chaos: $(INSTALLED)  ## Kill, stop, fill and cut everything under ITEMS=10000 texts; writes build/chaos/latest.json
+	@$(PY) -m tests.chaos --items $(ITEMS) $(CHAOS_ARGS)
 
 clean:  ## Remove .venv and build
 	rm -rf $(VENV) build

@@ -5,14 +5,14 @@ The address is ``MOODQ_REDIS_URL``, or what ``moodq up`` wrote down for its embe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import (
     ClusterDownError,
@@ -45,7 +45,7 @@ def connect(settings: Settings) -> Redis:
     options = {"retry": Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3), **_options()}
     client: Redis
     if sentinels := sentinel_url(url):
-        found = Sentinel(sentinels.nodes, sentinel_kwargs=_to_sentinels(sentinels))
+        found = Sentinel(sentinels.nodes, sentinel_kwargs=_to_sentinels(sentinels, Retry))
         client = found.master_for(sentinels.service, **options, **_to_master(sentinels))
     else:
         client = Redis.from_url(url, **options)
@@ -62,7 +62,7 @@ async def connect_async(settings: Settings) -> AsyncRedis:
     options = {"retry": AsyncRetry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), 3), **_options()}
     client: AsyncRedis
     if sentinels := sentinel_url(url):
-        found = AsyncSentinel(sentinels.nodes, sentinel_kwargs=_to_sentinels(sentinels))
+        found = AsyncSentinel(sentinels.nodes, sentinel_kwargs=_to_sentinels(sentinels, AsyncRetry))
         client = found.master_for(sentinels.service, **options, **_to_master(sentinels))
     else:
         client = AsyncRedis.from_url(url, **options)
@@ -105,7 +105,7 @@ def _to_master(url: SentinelUrl) -> dict[str, Any]:
     return {**{name: value for name, value in asked.items() if name != "host"}, "ssl": tls}
 
 
-def _to_sentinels(url: SentinelUrl) -> dict[str, Any]:
+def _to_sentinels(url: SentinelUrl, retry: Callable[..., Any]) -> dict[str, Any]:
     """What it takes for the connections to the Sentinels: their own credentials, the server's TLS."""
     tls = {name: value for name, value in _to_master(url).items() if name.startswith("ssl")}
     return {
@@ -113,6 +113,7 @@ def _to_sentinels(url: SentinelUrl) -> dict[str, Any]:
         "password": url.password,
         "socket_timeout": SENTINEL_TIMEOUT_S,
         "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        "retry": retry(NoBackoff(), 0),  # there are others to ask
         **tls,
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from redis import Redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import (
     ClusterDownError,
@@ -106,6 +106,7 @@ def _master(url: SentinelUrl, options: dict[str, Any]) -> Redis:
             "password": url.password,
             "socket_timeout": SENTINEL_TIMEOUT_S,
             "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), retries=0),  # there are others to ask
             "ssl": tls,
             **secure,
         },

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 log = logging.getLogger(__name__)
 
-#: Seconds one BLMOVE blocks at most; well below any sensible socket timeout.
+#: Seconds one BLMOVE blocks at most, or half of a shorter socket_timeout that the URL may ask for.
 BLOCK_S = 5
 #: Seconds between tries while the server cannot be reached.
 BACKOFF_S = (0.1, 0.5, 1.0, 2.0)
@@ -35,6 +35,8 @@ class Doorbell:
     def __init__(self, connection: Redis, lists: Mapping[str, str]) -> None:
         """``lists`` maps each queue's name to the key of its list."""
         self._connection = connection
+        asked = connection.connection_pool.connection_kwargs.get("socket_timeout")
+        self._block_s = min(BLOCK_S, asked / 2) if asked else BLOCK_S
         self._changed = threading.Condition()
         self._round = 0
         self._waited_for: frozenset[str] = frozenset()
@@ -131,7 +133,7 @@ class Doorbell:
                 if self._closed:
                     return False
                 self._blocked[name] = client_id
-            return client.blmove(key, key, BLOCK_S, "LEFT", "LEFT") is not None
+            return client.blmove(key, key, self._block_s, "LEFT", "LEFT") is not None
         finally:
             with self._changed:
                 self._blocked.pop(name, None)
