@@ -17,7 +17,7 @@ from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.client import DEFAULT_TASKS, PIPELINE_JOBS
-from moodq_producer.connection import AWAY, block_s, connect_async, redis_errors, unreachable
+from moodq_producer.connection import AWAY, block_s, close_async, connect_async, redis_errors, unreachable
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.hub import Hub
@@ -63,7 +63,7 @@ class AsyncClient:
     async def aclose(self) -> None:
         await self._hub.close()
         if self._redis is not None:
-            await self._redis.aclose()
+            await close_async(self._redis)
             self._redis = None
 
     async def submit(

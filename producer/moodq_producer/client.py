@@ -16,7 +16,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
-from moodq_producer.connection import AWAY, block_s, connect, redis_errors, unreachable
+from moodq_producer.connection import AWAY, block_s, close, connect, redis_errors, unreachable
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.jobs import JobMaker, Source, chunks, settings_from
@@ -68,7 +68,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._redis.close()
+        close(self._redis)
 
     def submit(
         self,

@@ -49,8 +49,12 @@ def connect(settings: Settings) -> Redis:
         client = found.master_for(sentinels.service, **options, **_to_master(sentinels))
     else:
         client = Redis.from_url(url, **options)
-    with redis_errors(url):
-        client.ping()
+    try:
+        with redis_errors(url):
+            client.ping()
+    except Unavailable:
+        close(client)
+        raise
     return client
 
 
@@ -70,9 +74,28 @@ async def connect_async(settings: Settings) -> AsyncRedis:
         with redis_errors(url):
             await client.ping()
     except Unavailable:
-        await client.aclose()
+        await close_async(client)
         raise
     return client
+
+
+def close(client: Redis) -> None:
+    """Close the client, and what asks the Sentinels for it."""
+    client.close()
+    for sentinel in _sentinels_of(client):
+        sentinel.close()
+
+
+async def close_async(client: AsyncRedis) -> None:
+    """The same for asyncio."""
+    await client.aclose()
+    for sentinel in _sentinels_of(client):
+        await sentinel.aclose()
+
+
+def _sentinels_of(client: Any) -> list[Any]:
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    return manager.sentinels if manager is not None else []
 
 
 @contextmanager

@@ -310,7 +310,7 @@ def producers_die(run: Run) -> Tally:
 def long_passes(run: Run) -> Tally:
     """Forward passes of more than two leases are no death: every text is run once."""
     with _server(run) as server, _fleet(run, server.url, MOODQ_BATCH_TOKENS="4096") as fleet:
-        traffic = Traffic("long", server.url, min(run.items, 12), 1.0, pass_s=5.0).start()
+        traffic = Traffic("long", server.url, min(run.items, 6), 1.0, pass_s=5.0).start()
         tally = _tally(run, traffic, fleet, "passes of 5 s, leases of 2 s")
         tally.wrong += tally.executed_again
         return tally

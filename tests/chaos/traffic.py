@@ -17,7 +17,7 @@ from moodq_config.errors import MoodqError, Unavailable
 from moodq_config.names import result_key
 from moodq_config.settings import Settings, load_settings
 from moodq_producer import Client
-from moodq_producer.connection import connect
+from moodq_producer.connection import close, connect
 
 LOOK_EVERY_S = 0.1
 CHUNK = 20
@@ -174,7 +174,7 @@ class Traffic:
         if connection is not None:
             for item, body in zip(self._items, self._get(connection, self._items), strict=True):
                 self._note(item, body)
-            connection.close()
+            close(connection)
 
     def _get(self, connection: Any, items: list[_Item]) -> list[bytes | None]:
         return list(connection.mget([result_key(item.id) for item in items])) if items else []

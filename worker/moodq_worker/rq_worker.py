@@ -41,6 +41,7 @@ from moodq_worker.rq_finish import (
 from moodq_worker.rq_hooks import HookedWorker
 from moodq_worker.rq_job import JobLimits, MoodqJob, SafeJSONSerializer
 from moodq_worker.rq_scripts import Scripts, hash_of
+from moodq_worker.rq_unheard import Unheard
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +99,9 @@ class BatchWorker(HookedWorker):
         )
         self._doorbell = Doorbell(self.connection, {queue.name: queue.key for queue in self.queues})
         self._life = threading.Lock()
-        self._inherited: set[str] = set()
-        self._unknown: set[str] = set()
+        self._unheard = Unheard(
+            self.connection, self._scripts, self.queues, worker=self.name, key=self.executions_key
+        )
         self._clean_up_at = 0.0
         self._alone = ""  # id of the last execution that was claimed alone
         self.held_back = False
@@ -109,7 +111,7 @@ class BatchWorker(HookedWorker):
     def start(self) -> None:
         """Register with RQ and listen to its commands. Raises ``ConfigError`` when the name is in use."""
         self.register()
-        self._inherited = self._registered()
+        self._unheard.start()
         self._doorbell.start()
 
     def stop(self) -> None:
@@ -124,7 +126,7 @@ class BatchWorker(HookedWorker):
             if self._stopping.is_set():
                 return
             self._renew(list(self.executions.values()))
-            self._put_back_unheard()
+            self._unheard.put_back(list(self.executions.values()))
             self.last_heartbeat = now()
             state = WorkerStatus.BUSY if self.executions else self.get_state()
             with self.connection.pipeline() as pipeline:
@@ -315,33 +317,6 @@ class BatchWorker(HookedWorker):
         ids = [part for each in executions for part in (each.job_id, each.id)]
         held = self._scripts.renew(registries, ids, timestamp=moment.timestamp(), date=utcformat(moment))
         return {as_text(id) for id in held}
-
-    def _registered(self) -> set[str]:
-        """Members ``job:execution`` that Redis holds for this worker."""
-        members: Any = self.connection.smembers(self.executions_key)
-        return {as_text(member) for member in members}
-
-    def _put_back_unheard(self) -> None:
-        """Give back what was claimed for this worker in an answer that never came (a cut connection): seen at
-        two beats in a row, so that an answer still under way is not meant. No worker died of it, so it counts
-        as no attempt; what a dead worker of this name left behind does, and stays for the take-over."""
-        unknown = self._registered() - self._inherited
-        unknown -= {execution.composite_key for execution in self.executions.values()}
-        lost, self._unknown = sorted(unknown & self._unknown), unknown
-        if not lost:
-            return
-        done = self._scripts.put_back(
-            [
-                key
-                for queue in self.queues
-                for _ in lost
-                for key in (queue.key, queue.started_job_registry.key)
-            ],
-            [part for _ in self.queues for member in lost for part in member.split(":", 1)],
-            worker=self.name,
-        )
-        self.connection.srem(self.executions_key, *lost)
-        log.warning("put back %d jobs whose claim was never answered", done)
 
     def _still_ours(self, claim: Claim) -> bool:
         """Renew the lease for the time finishing takes. A job that was taken over, cancelled or deleted is
