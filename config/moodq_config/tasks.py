@@ -234,7 +234,7 @@ def _shipped() -> Mapping[str, Task]:
 def _parse(text: str, source: str) -> dict[str, Task]:
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers and nesting beyond what Python reads
         raise ConfigError(f"{source}: {error}", code=ErrorCode.TASKS_INVALID) from None
     tables = document.get("tasks")
     if not isinstance(tables, dict) or set(document) != {"tasks"}:
@@ -247,22 +247,28 @@ def _parse(text: str, source: str) -> dict[str, Task]:
 def _parse_task(name: str, table: Any, source: str) -> Task:
     if isinstance(table, dict) and "name" in table:
         raise ConfigError(
-            f"{source}: tasks.{name}.name: a task is named by its table; take the field out",
+            f"{source}: tasks.{_shown(name)}.name: a task is named by its table; take the field out",
             code=ErrorCode.TASKS_INVALID,
         )
     kinds: dict[str, type[LabelTask] | type[GenerateTask]] = {"label": LabelTask, "generate": GenerateTask}
     kind = table.get("kind") if isinstance(table, dict) else None
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ConfigError(
-            f"{source}: tasks.{name}.kind must be one of {', '.join(kinds)}", code=ErrorCode.TASKS_INVALID
+            f"{source}: tasks.{_shown(name)}.kind must be one of {', '.join(kinds)}",
+            code=ErrorCode.TASKS_INVALID,
         )
     try:
         return kinds[kind].model_validate({**table, "name": name})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         path = ("tasks", name) if first["loc"] == ("name",) else ("tasks", name, *first["loc"])
-        where = ".".join(str(part) for part in path)
+        where = ".".join(_shown(str(part)) for part in path)
         raise ConfigError(f"{source}: {where}: {first['msg']}", code=ErrorCode.TASKS_INVALID) from None
+
+
+def _shown(name: str) -> str:
+    """A key of the file, fit for a message."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in name[:80])
 
 
 def _one_placeholder(where: str, user: str) -> None:

@@ -42,7 +42,7 @@ def _lines(document: dict[str, Any], plotted: bool) -> list[str]:
         "",
         "## Sentiment",
         "",
-        *_table(
+        *table(
             ["", "items/s", "p50 ms", "accuracy", "of the floor"],
             [
                 [
@@ -59,20 +59,21 @@ def _lines(document: dict[str, Any], plotted: bool) -> list[str]:
         "Under load everything is sent at once, so a latency there is mostly waiting.",
         "",
     ]
-    for table in document["tables"]:
-        lines += [f"## {table['title']}", "", *_table(table["columns"], table["rows"]), ""]
-        if table["note"]:
+    for each in document["tables"]:
+        lines += [f"## {each['title']}", "", *table(each["columns"], each["rows"]), ""]
+        if each["note"]:
             lines += [f"{table['note'][0].upper()}{table['note'][1:]}.", ""]
-        if plotted and table["title"] in PLOTTED:
-            lines += [f"![{table['title']}](performance/{PLOTTED[table['title']]})", ""]
-    lines += ["## Ratios", "", *_table(["", ""], list(document["ratios"].items())), ""]
+        if plotted and each["title"] in PLOTTED:
+            lines += [f"![{each['title']}](performance/{PLOTTED[each['title']]})", ""]
+    lines += ["## Ratios", "", *table(["", ""], list(document["ratios"].items())), ""]
     if document["left_out"]:
         lines += ["## Left out", "", *(f"- {line}" for line in document["left_out"]), ""]
     lines += ["## Again", "", "`make bench`, or `python -m tests.bench --help` for parts and other texts."]
     return lines
 
 
-def _table(columns: list[str], rows: list[Any]) -> list[str]:
+def table(columns: list[str], rows: list[Any]) -> list[str]:
+    """A table of Markdown; an empty cell is a dash."""
     cells = ["–" if cell is None else str(cell) for row in rows for cell in row]
     width = len(columns)
     return [
@@ -92,17 +93,17 @@ def _plot(tables: list[dict[str, Any]]) -> bool:
     from matplotlib import pyplot
 
     PLOTS.mkdir(parents=True, exist_ok=True)
-    for table in tables:
-        name = PLOTTED.get(table["title"])
+    for each in tables:
+        name = PLOTTED.get(each["title"])
         if name is None:
             continue
         figure, axes = pyplot.subplots(figsize=(6, 3.2))
-        axes.plot([row[0] for row in table["rows"]], [row[1] for row in table["rows"]], marker="o")
+        axes.plot([row[0] for row in each["rows"]], [row[1] for row in each["rows"]], marker="o")
         axes.set_xscale("log", base=2)
-        axes.set_xticks([row[0] for row in table["rows"]], [str(row[0]) for row in table["rows"]])
+        axes.set_xticks([row[0] for row in each["rows"]], [str(row[0]) for row in each["rows"]])
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(table["columns"][0])
-        axes.set_ylabel(table["columns"][1])
+        axes.set_xlabel(each["columns"][0])
+        axes.set_ylabel(each["columns"][1])
         axes.grid(alpha=0.3)
         figure.tight_layout()
         figure.savefig(PLOTS / name, metadata={"Date": None})

@@ -99,6 +99,10 @@ class Service:
                 time.sleep(0.1)
         raise RuntimeError(f"the worker was not ready within {READY_TIMEOUT_S:.0f} s; see {self._log}")
 
+    @property
+    def worker_pid(self) -> int:
+        return self._worker.pid
+
     def rss_mb(self) -> float:
         return float(psutil.Process(self._worker.pid).memory_info().rss) / 1e6
 

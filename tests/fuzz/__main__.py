@@ -102,7 +102,7 @@ def fuzz_here(name: str, runs: int, seed: int) -> None:
 
     with atheris.instrument_imports(include=list(INSTRUMENTED)):
         from .targets import TARGETS
-    from .corpus import WORDS, mutated, seeds
+    from .corpus import WORDS, golden_files, mutated, seeds
 
     corpus = FOLDER / "seeds" / name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -120,6 +120,11 @@ def fuzz_here(name: str, runs: int, seed: int) -> None:
             document = {"inputs": inputs, "outcomes": dict(outcomes.most_common())}
             (FOLDER / f"{name}.json").write_text(json.dumps(document))
 
+    golden = golden_files(name)
+
+    def mutator(data: bytes, longest: int, seed: int) -> bytes:
+        return mutated(data, longest, seed, golden, atheris.Mutate)
+
     atheris.Setup(
         [
             sys.argv[0],
@@ -132,7 +137,7 @@ def fuzz_here(name: str, runs: int, seed: int) -> None:
             str(corpus),
         ],
         test_one_input,
-        custom_mutator=lambda data, longest, seed: mutated(data, longest, seed, atheris.Mutate),
+        custom_mutator=None if name == "tasks-file" else mutator,
     )
     atheris.Fuzz()
 

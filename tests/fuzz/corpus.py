@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,23 @@ WORDS = {
 }  # fmt: skip
 
 
+def golden_files(target: str) -> list[bytes]:
+    """The golden files of a ``job`` or a ``result``."""
+    return [path.read_bytes() for path in sorted(GOLDEN.glob(f"{target}_v1_*.json"))]
+
+
 def seeds(target: str) -> Iterator[bytes]:
     """Inputs to begin with, from the golden files and the shipped tasks."""
-    kind = {"job": "job_v1_*.json", "result": "result_v1_*.json"}.get(target)
-    if kind is None:
+    if target == "tasks-file":
         yield from (path.read_bytes() for path in TASK_FILES)
+        yield b'[tasks.a]\nkind = "label"\n'
         return
-    for path in sorted(GOLDEN.glob(kind)):
-        yield path.read_bytes()
+    for whole in golden_files(target):
+        yield whole
         if target == "job":
-            yield COMPRESSED_MARK + path.read_bytes()
-            yield path.read_bytes() + b"".join(FIELD_MARK + field for field in HASH_FIELDS)
-            yield path.read_bytes() + FIELD_MARK + b"success_callback_name=os.getcwd"
+            yield COMPRESSED_MARK + whole
+            yield whole + b"".join(FIELD_MARK + field for field in HASH_FIELDS)
+            yield whole + FIELD_MARK + b"success_callback_name=os.getcwd"
     if target == "result":
         yield b'token\n{"task": "reply", "text": "ok"}'
         yield b'label\n{"sentiment": {"label": "a", "probability": 0.5, "scores": {"a": 0.5, "b": 0.5}}}'
@@ -97,19 +102,21 @@ VALUES: tuple[Any, ...] = (
 )
 
 
-def mutated(data: bytes, longest: int, seed: int, mutate: Callable[[bytes, int], bytes]) -> bytes:
-    """Half of the time bytes as libFuzzer's own mutator changes them, which leaves little JSON whole; else
-    another value in one place of the JSON."""
+def mutated(
+    data: bytes, longest: int, seed: int, golden: Sequence[bytes], mutate: Callable[[bytes, int], bytes]
+) -> bytes:
+    """A third of the time bytes as libFuzzer's own mutator changes them, which leaves little JSON whole; else
+    another value in one place of the JSON, or of one of ``golden`` where ``data`` is none."""
     chance = random.Random(seed)
+    if chance.random() < 0.33:
+        return mutate(data, longest)
     body, mark, rest = data.partition(FIELD_MARK)
     prefix = COMPRESSED_MARK if body.startswith(COMPRESSED_MARK) else b""
     try:
         document = json.loads(body.removeprefix(prefix))
-        if chance.random() < 0.5:
-            raise ValueError("left to libFuzzer")
-        changed = json.dumps(_with_another_value(document, chance)).encode()
     except (ValueError, RecursionError):
-        return mutate(data, longest)
+        document = json.loads(chance.choice(golden))
+    changed = json.dumps(_with_another_value(document, chance)).encode()
     return (prefix + changed + mark + rest)[:longest]
 
 

@@ -44,7 +44,7 @@ DONE = "done"
 #: Never connected: nothing here asks a server.
 NOWHERE = Redis(host="127.0.0.1", port=1)
 #: A message goes to producers, logs and terminals; it names things, it does not repeat them at length.
-LONGEST_MESSAGE = 4_000
+LONGEST_MESSAGE = 8_000
 
 
 def job(data: bytes) -> str:

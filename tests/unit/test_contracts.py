@@ -276,6 +276,56 @@ def test_any_json_value_is_a_payload_or_bad_input(args: object) -> None:
     assert 1 <= len(items) <= 2
 
 
+words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
+ids = st.from_regex(r"[A-Za-z0-9_.\-]{1,128}", fullmatch=True)
+json_objects = st.dictionaries(
+    st.text(st.characters(codec="utf-8"), max_size=8),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | words,
+    max_size=4,
+)
+items = st.builds(
+    RequestItem,
+    id=ids,
+    text=words.map(str.strip),
+    tasks=st.lists(st.sampled_from(["sentiment", "reply"]), min_size=1, max_size=4).map(tuple),
+    conversation=st.none() | ids,
+    lang=st.sampled_from([None, "zh", "en"]),
+    metadata=st.none() | json_objects,
+    long_text=st.sampled_from([None, "refuse", "truncate"]),
+)
+
+
+@given(sent=st.lists(items, min_size=1, max_size=5))
+def test_whatever_a_producer_may_send_a_worker_reads_as_it_was(sent: list[RequestItem]) -> None:
+    wire = json.dumps([job_payload(sent)], ensure_ascii=False).encode()
+    assert [parse_item(raw, LIMITS) for raw in payload_items(json.loads(wire), 5)] == sent
+
+
+@given(
+    result=st.builds(
+        Result,
+        id=ids,
+        status=st.sampled_from(ResultStatus),
+        results=st.dictionaries(
+            st.sampled_from(["sentiment", "reply"]),
+            st.builds(
+                LabelScores,
+                label=words,
+                probability=st.floats(0, 1),
+                scores=st.dictionaries(words, st.floats(0, 1), max_size=4),
+            )
+            | st.builds(GeneratedText, text=words, finish_reason=st.just("stop"), tokens=st.integers(0)),
+        ),
+        worker=words,
+        attempt=st.integers(0, 99),
+        finished_at=words,
+        metadata=st.none() | json_objects,
+    )
+)
+def test_whatever_a_worker_answers_a_producer_reads_as_it_was(result: Result) -> None:
+    assert Result.model_validate_json(result.model_dump_json(exclude_none=True)) == result
+
+
 def test_a_result_survives_the_way_through_json() -> None:
     result = Result(
         id="a",

@@ -2,6 +2,8 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moodq_worker.fairness import FairShare
 
@@ -41,3 +43,33 @@ def test_a_queue_that_was_idle_has_saved_nothing_up(idle_turns: int) -> None:
     for _ in range(idle_turns):
         fair.choose(("bulk", "logs"))
     assert Counter(fair.choose(("interactive", "bulk")) for _ in range(100))["interactive"] >= 74
+
+
+@given(
+    share=st.floats(0.05, 1.0),
+    weights=st.fixed_dictionaries({name: st.floats(0.1, 10.0) for name in QUEUES[1:]}),
+    count=st.integers(1, 300),
+)
+def test_over_any_stretch_every_queue_has_its_part_to_within_a_few_turns(
+    share: float, weights: dict[str, float], count: int
+) -> None:
+    parts = {"interactive": 1 - share} | {
+        name: share * weight / sum(weights.values()) for name, weight in weights.items()
+    }
+    had = turns(QUEUES, count, share, **weights)
+    for name, part in parts.items():
+        assert abs(had[name] - part * count) <= len(QUEUES) - 1
+
+
+@given(
+    share=st.floats(0.1, 0.9),
+    others=st.lists(st.sets(st.sampled_from(["interactive", "logs", "archive"])), min_size=60, max_size=200),
+)
+def test_a_queue_that_has_work_never_waits_long_whatever_the_others_do(
+    share: float, others: list[set[str]]
+) -> None:
+    fair = FairShare(QUEUES, share=share, weights={})
+    since = 0
+    for others_busy in others:
+        since = 0 if fair.choose({"bulk", *others_busy}) == "bulk" else since + 1
+        assert since <= 3 / share + len(QUEUES)
