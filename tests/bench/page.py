@@ -62,7 +62,7 @@ def _lines(document: dict[str, Any], plotted: bool) -> list[str]:
     for each in document["tables"]:
         lines += [f"## {each['title']}", "", *table(each["columns"], each["rows"]), ""]
         if each["note"]:
-            lines += [f"{table['note'][0].upper()}{table['note'][1:]}.", ""]
+            lines += [f"{each['note'][0].upper()}{each['note'][1:]}.", ""]
         if plotted and each["title"] in PLOTTED:
             lines += [f"![{each['title']}](performance/{PLOTTED[each['title']]})", ""]
     lines += ["## Ratios", "", *table(["", ""], list(document["ratios"].items())), ""]

@@ -31,7 +31,7 @@ RATE_HZ = 200
 #: Jobs that wait, more than a worker drains meanwhile.
 SINGLES, CHUNKED = 40_000, 200_000
 ROWS = 14
-THREADS = {"MainThread": "loop", "Thread-1": "RQ's commands"}
+THREADS = {"MainThread": "loop"}
 WHY = {
     "delivery": "with one text a job RQ's writer of the job's hash; one result for each text, as an object "
     "that is checked and written as JSON, its timings and its counts; then one script for the batch",
@@ -140,7 +140,7 @@ def section(title: str, stacks: Counter[tuple[str, ...]], speed: float) -> list[
 
 def thread_of(frames: tuple[str, ...]) -> str:
     name = next((frame.partition(":")[2].strip() for frame in frames if frame.startswith("thread ")), "")
-    return THREADS.get(name, name or "other")
+    return THREADS.get(name, "other" if not name or name.startswith("Thread-") else name)
 
 
 def innermost(frames: tuple[str, ...]) -> str:
