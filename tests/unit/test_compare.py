@@ -9,7 +9,8 @@ import pytest
 from moodq_config.errors import ConfigError
 from moodq_config.settings import load_settings
 from moodq_config.tasks import load_tasks
-from moodq_worker.compare import compare, read_examples
+from moodq_worker.quality.compare import compare
+from moodq_worker.quality.examples import read_examples
 
 TASKS = load_tasks()
 SENTIMENT = TASKS.label_task("sentiment")

@@ -103,7 +103,8 @@ def bench(precisions: tuple[str, ...], task: str, texts: Path | None) -> None:
     Choose with MOODQ_PRECISION. `make bench` in the repository compares with other software.
     """
     from moodq_config.tasks import LabelTask, load_tasks
-    from moodq_worker.compare import compare, read_examples
+    from moodq_worker.quality.compare import compare
+    from moodq_worker.quality.examples import read_examples
 
     settings = load_settings()
     tasks = load_tasks(settings.tasks_file)
