@@ -20,7 +20,7 @@ LANE = "eval"
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """``probabilities`` are ``[examples, labels]``, in the order of the task's labels; ``tokens`` new ones."""
+    """``probabilities`` are ``[examples, labels]``, labels in the order of the task; ``tokens`` new ones."""
 
     labels: tuple[str, ...]
     truth: NDArray[np.int64]

@@ -28,7 +28,7 @@ def page(document: dict[str, Any], title: str) -> str:
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width'>",
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>",
-        "<p>Figures with 95 % intervals by the bootstrap. A difference is to the first way, on the same texts;"
+        "<p>Figures with 95 % intervals by the bootstrap. Differences are to the first way, same texts;"
         " where its interval holds 0 it may be chance.</p>",
         _overview(document),
     ]
