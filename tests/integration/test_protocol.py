@@ -44,7 +44,7 @@ class Wire:
         self._connection = connection
 
     def __call__(self, *command: str) -> Any:
-        self._connection.send_command(*command)  # type: ignore[no-untyped-call]
+        self._connection.send_command(*command)
         return self._connection.read_response()
 
     def run(self, name: str, **variables: str) -> list[Any]:
