@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from moodq_config.errors import BadInput, ErrorCode
 
@@ -36,6 +37,25 @@ TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 LongText = Literal["refuse", "truncate"]
 
 
+def deadline_at(deadline: str) -> float:
+    """The moment an item's ``deadline`` names, in unix seconds. Raises ``ValueError``."""
+    try:
+        moment = datetime.fromisoformat(deadline)
+        if moment.tzinfo is not None:
+            return moment.timestamp()
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("must be a time of ISO 8601 with its offset, as 2026-01-02T03:04:05Z")
+
+
+def _checked_deadline(deadline: str) -> str:
+    deadline_at(deadline)
+    return deadline
+
+
+Deadline = Annotated[str, StringConstraints(max_length=40), AfterValidator(_checked_deadline)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,6 +71,7 @@ class RequestItem(_Frozen):
 
     ``id`` is also the idempotency key: an id that already has a finished result is not run again.
     ``long_text`` says what a worker does with a text over its limits; unset, as the worker is configured.
+    After ``deadline`` the item is not started any more.
     """
 
     id: Id = Field(default_factory=lambda: uuid4().hex)
@@ -60,6 +81,7 @@ class RequestItem(_Frozen):
     lang: Literal["zh", "en"] | None = None
     metadata: dict[str, Any] | None = None
     long_text: LongText | None = None
+    deadline: Deadline | None = None
 
 
 class ResultStatus(StrEnum):

@@ -41,14 +41,17 @@ class ErrorCode(StrEnum):
     QUEUE_FULL = "queue_full"
     RATE_LIMITED = "rate_limited"
     NO_SUCH_RESULT = "no_such_result"
+    NO_SUCH_JOB = "no_such_job"
     WAIT_TIMEOUT = "wait_timeout"
     NOT_INSTALLED = "not_installed"
     MODEL_INVALID = "model_invalid"
     MODEL_DOWNLOAD = "model_download"
     WARM_UP_FAILED = "warm_up_failed"
     ENGINE_FAILED = "engine_failed"
+    ENGINE_TIMEOUT = "engine_timeout"
     MAX_ATTEMPTS = "max_attempts"
     CANCELLED = "cancelled"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL = "internal"
 
 
@@ -106,7 +109,14 @@ class WaitTimeout(MoodqError):
     default_code = ErrorCode.WAIT_TIMEOUT
 
 
-#: Codes that a second attempt cannot cure: such a job goes straight to the failed registry.
+#: Codes that are nothing the sender did: somebody should look, so the item is in the failed registry by
+#: itself, also when its neighbours' job went well.
+TO_LOOK_AT = frozenset(
+    {ErrorCode.ENGINE_FAILED, ErrorCode.ENGINE_TIMEOUT, ErrorCode.MAX_ATTEMPTS, ErrorCode.INTERNAL}
+)
+
+#: Codes that a second attempt cannot cure: such an item is never run again. All others are, with backoff, as
+#: often as ``MOODQ_MAX_ATTEMPTS`` and the job's own retries allow.
 NEVER_RETRIED = frozenset(
     {
         ErrorCode.EMPTY_TEXT,
@@ -121,5 +131,6 @@ NEVER_RETRIED = frozenset(
         ErrorCode.JOB_TOO_LARGE,
         ErrorCode.MAX_ATTEMPTS,
         ErrorCode.CANCELLED,
+        ErrorCode.DEADLINE_EXCEEDED,
     }
 )

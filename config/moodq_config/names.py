@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Sequence
+
 #: The only function a worker runs. It is a name in a registry, not an import path: nothing is imported.
 JOB_FUNCTION = "moodq.run"
 
@@ -18,12 +22,31 @@ CACHE_YOUNG, CACHE_OLD = "moodq:cache:young", "moodq:cache:old"
 MEMORY_KEY = "moodq:memory"
 RATE_PREFIX = "moodq:rate:"
 
+#: Channel on which the id of a cancelled item is published, for the worker that has it in hand.
+CANCEL_CHANNEL = "moodq:cancel"
+
+#: Field of a failed job's hash: JSON of {code, message, attempts}.
+FAILURE_FIELD = "moodq_failure"
+
 #: Field of RQ's job hash in which claims count how often the job was started.
 ATTEMPTS_FIELD = "moodq_attempts"
 
 #: Set of the metrics addresses (host:port) of live workers is kept by RQ's own worker registry; this hash
 #: maps a worker's name to a JSON of {model, tasks, limits} so that producers can tell what is running.
 WORKER_INFO_PREFIX = "moodq:worker:"
+
+
+#: Ids RQ takes for a job; an item's may have dots too.
+_JOB_ID = re.compile(r"[A-Za-z0-9_\-]+")
+
+
+def job_id(item_ids: Sequence[str]) -> str:
+    """A single item's job has the item's id; any other gets one that follows from its items, so that the
+    same chunk sent again is known. RQ allows fewer characters than an item's id may have."""
+    if len(item_ids) == 1 and _JOB_ID.fullmatch(item_ids[0]):
+        return item_ids[0]
+    digest = hashlib.sha256("\n".join(item_ids).encode()).hexdigest()[:32]
+    return f"{'item' if len(item_ids) == 1 else 'chunk'}-{digest}"
 
 
 def result_key(item_id: str) -> str:

@@ -124,6 +124,15 @@ class Settings(BaseSettings):
         description="items a second that the producers of one client name may send; 0: any",
     )
     max_attempts: int = Field(3, ge=1, le=20, description="times a job is started before it is given up")
+    retry_backoff_s: float = Field(
+        1.0,
+        ge=0.0,
+        le=3_600.0,
+        description="seconds before a failed job is started again, doubled each time, less up to half of it",
+    )
+    max_retry_backoff_s: float = Field(
+        60.0, ge=0.0, le=86_400.0, description="seconds of such a wait at most"
+    )
 
     # worker
     worker_name: str | None = Field(
@@ -146,6 +155,15 @@ class Settings(BaseSettings):
         ge=1.0,
         le=3_600.0,
         description="seconds one engine call may take before the worker counts as stuck and ends",
+    )
+    pass_timeout_s: float = Field(
+        60.0,
+        ge=0.05,
+        le=3_600.0,
+        description="seconds one forward pass may take; a batch over it is run again in halves",
+    )
+    reply_timeout_s: float = Field(
+        300.0, ge=0.1, le=3_600.0, description="seconds one text may be in the decode batch"
     )
     cache_ttl_s: int = Field(
         86_400, ge=0, le=30 * 86_400, description="seconds a label is remembered for the same text; 0: never"

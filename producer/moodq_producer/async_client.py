@@ -16,12 +16,13 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
+from moodq_producer.cancelling import CANCEL_SCRIPT, cancel_args, cancel_keys, was_cancelled
 from moodq_producer.client import DEFAULT_TASKS, PIPELINE_JOBS
 from moodq_producer.connection import AWAY, block_s, close_async, connect_async, redis_errors, unreachable
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.hub import Hub
-from moodq_producer.jobs import JobMaker, Source, chunks, settings_from
+from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
 from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
 
 
@@ -39,6 +40,10 @@ class AsyncTicket:
     async def result(self) -> Result | None:
         """The result if it is there now."""
         return await self._client.result(self.id)
+
+    async def cancel(self) -> bool:
+        """Do not run it; see ``Client.cancel``."""
+        return await self._client.cancel(self.id)
 
 
 class AsyncClient:
@@ -76,6 +81,7 @@ class AsyncClient:
         lang: str | None = None,
         conversation: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        deadline: Deadline = None,
         on_full: OnFull = "raise",
         full_timeout: float | None = None,
     ) -> AsyncTicket:
@@ -88,6 +94,7 @@ class AsyncClient:
             lang=lang,
             conversation=conversation,
             metadata=None if metadata is None else dict(metadata),
+            deadline=deadline_text(deadline),
         )
         redis = await self._connected()
         await self._enqueue(redis, [self._maker.job([item], queue, redis)], on_full, full_timeout)
@@ -100,9 +107,10 @@ class AsyncClient:
         *,
         id: str | None = None,
         lang: str | None = None,
+        deadline: Deadline = None,
     ) -> RequestItem:
         """The item that ``submit`` would send, without sending it. Raises ``BadInput``."""
-        return self._maker.item(text, tasks, id=id, lang=lang)
+        return self._maker.item(text, tasks, id=id, lang=lang, deadline=deadline_text(deadline))
 
     async def submit_many(
         self,
@@ -196,6 +204,14 @@ class AsyncClient:
                 yield event
             if not events and patience.left() == 0.0:
                 raise wait_timeout([id], patience.waited_s, await self.workers_alive())
+
+    async def cancel(self, id: str) -> bool:
+        """Let an item end as failed with the code ``cancelled``; see ``Client.cancel``."""
+        args = cancel_args(id, self.settings)
+        redis = await self._connected()
+        with redis_errors(self._url):
+            before = await redis.register_script(CANCEL_SCRIPT)(keys=cancel_keys(id), args=args)
+        return was_cancelled(parse_result(before) if before else None)
 
     async def workers_alive(self) -> int:
         """How many workers have a living heartbeat."""

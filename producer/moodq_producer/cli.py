@@ -35,6 +35,12 @@ TABLE_ROWS = 200
 @click.option("--lang", type=click.Choice(["zh", "en"]), help="Language of the prompts; else by the text.")
 @click.option("--queue", default="interactive", show_default=True, help="Queue to send to.")
 @click.option(
+    "--deadline",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Seconds from now after which a text is not started any more.",
+)
+@click.option(
     "--stream", "as_stream", is_flag=True, help="Print one text's label and reply as they are made."
 )
 @click.option("--no-wait", is_flag=True, help="Print the ids and do not wait for results.")
@@ -64,6 +70,7 @@ def send(
     item_id: str | None,
     lang: str | None,
     queue: str,
+    deadline: float | None,
     as_stream: bool,
     no_wait: bool,
     timeout: float,
@@ -110,6 +117,7 @@ def send(
                 id=item_id,
                 queue=queue,
                 lang=lang,
+                deadline=deadline,
                 on_full=on_full or "raise",
                 full_timeout=full_timeout,
             )
@@ -120,6 +128,7 @@ def send(
             names,
             lang=lang,
             queue=queue,
+            deadline_s=deadline,
             on_full=on_full or ("wait" if from_stdin else "raise"),
             full_timeout_s=full_timeout,
             idle_timeout_s=None if no_wait else timeout,
@@ -184,7 +193,7 @@ def stats(as_json: bool) -> None:
     from moodq_producer.screen import stats_table, workers_line
 
     Console().print(stats_table(found["queues"]))
-    click.echo(workers_line(found["workers"]))
+    click.echo(workers_line(found["states"], paused=found["paused"]))
 
 
 def _warn_if_nobody_works(client: Client) -> None:

@@ -16,10 +16,11 @@ from rq.worker_registration import REDIS_WORKER_KEYS
 from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, result_key
 from moodq_config.settings import Settings, server_url
+from moodq_producer.cancelling import CANCEL_SCRIPT, cancel_args, cancel_keys, was_cancelled
 from moodq_producer.connection import AWAY, block_s, close, connect, redis_errors, unreachable
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
-from moodq_producer.jobs import JobMaker, Source, chunks, settings_from
+from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
 from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
 
 DEFAULT_TASKS = ("sentiment",)
@@ -42,6 +43,10 @@ class Ticket:
         """The result if it is there now."""
         return self._client.result(self.id)
 
+    def cancel(self) -> bool:
+        """Do not run it; see ``Client.cancel``."""
+        return self._client.cancel(self.id)
+
     def stream(self, timeout: float | None = None) -> Iterator[Event]:
         """Its labels, its reply in pieces, its result; see ``Client.stream``."""
         return self._client.stream(self.id, timeout)
@@ -60,6 +65,7 @@ class Client:
         self._url = server_url(self.settings)
         self._redis = connect(self.settings)
         self._script = self._redis.register_script(ENQUEUE_SCRIPT)
+        self._cancel_script = self._redis.register_script(CANCEL_SCRIPT)
 
     def __enter__(self) -> Client:
         return self
@@ -80,15 +86,19 @@ class Client:
         lang: str | None = None,
         conversation: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        deadline: Deadline = None,
         on_full: OnFull = "raise",
         full_timeout: float | None = None,
     ) -> Ticket:
         """Enqueue one text.
 
         ``id`` is the idempotency key: as long as a job or a result of that id is kept, another ``submit``
-        adds no job and its ticket leads to the same result. A Redis that is away for a short while is
-        waited for. Raises ``BadInput``; ``Unavailable``; and ``QueueFull``, also as ``RateLimited``: at once,
-        or with ``on_full`` ``"wait"`` after ``full_timeout`` seconds (None: never).
+        adds no job and its ticket leads to the same result. After ``deadline``, a moment or seconds from now,
+        the item is not started: it fails with ``deadline_exceeded``.
+
+        A Redis that is away for a short while is waited for. Raises ``BadInput``; ``Unavailable``; and
+        ``QueueFull``, also as ``RateLimited``: at once, or with ``on_full`` ``"wait"`` after ``full_timeout``
+        seconds (None: never).
         """
         self._maker.check_queue(queue)
         item = self._maker.item(
@@ -98,6 +108,7 @@ class Client:
             lang=lang,
             conversation=conversation,
             metadata=None if metadata is None else dict(metadata),
+            deadline=deadline_text(deadline),
         )
         self._enqueue([self._maker.job([item], queue, self._redis)], on_full, full_timeout)
         return Ticket(item.id, self)
@@ -109,9 +120,10 @@ class Client:
         *,
         id: str | None = None,
         lang: str | None = None,
+        deadline: Deadline = None,
     ) -> RequestItem:
         """The item that ``submit`` would send, without sending it. Raises ``BadInput``."""
-        return self._maker.item(text, tasks, id=id, lang=lang)
+        return self._maker.item(text, tasks, id=id, lang=lang, deadline=deadline_text(deadline))
 
     def submit_many(
         self,
@@ -198,6 +210,15 @@ class Client:
             yield from events
             if not events and patience.left() == 0.0:
                 raise wait_timeout([id], patience.waited_s, self.workers_alive())
+
+    def cancel(self, id: str) -> bool:
+        """Let an item end as failed with the code ``cancelled``, at once: who waits for it is told, it is not
+        started any more, and a reply that is being written stops. False when it has ended otherwise. An id
+        that is cancelled before it is sent is not run either. Raises ``BadInput`` and ``Unavailable``."""
+        args = cancel_args(id, self.settings)
+        with self._errors():
+            before: Any = self._cancel_script(keys=cancel_keys(id), args=args)
+        return was_cancelled(parse_result(before) if before else None)
 
     def workers_alive(self) -> int:
         """How many workers have a living heartbeat."""

@@ -5,27 +5,30 @@ Pure: nothing here talks to Redis, so the sync and the async client share it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
 from redis import Redis
-from rq.job import JOB_ID_PATTERN, Job, JobStatus, Retry
+from rq.job import Job, JobStatus, Retry
 from rq.queue import Queue
 from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
 
 from moodq_config.contracts import ItemLimits, RequestItem, job_payload, parse_item
 from moodq_config.errors import BadInput, ConfigError, ErrorCode
 from moodq_config.memory import MIB
-from moodq_config.names import JOB_FUNCTION, result_key
+from moodq_config.names import JOB_FUNCTION, job_id, result_key
 from moodq_config.settings import Settings, load_settings
 from moodq_config.tasks import load_tasks
 from moodq_producer.enqueue import Gate, QueuedJob
 
 #: A text, a request item, or a mapping with its fields.
 Source = str | RequestItem | Mapping[str, Any]
+
+#: A moment, or seconds from now.
+Deadline = datetime | float | None
 
 #: Lease and heartbeat end a stuck job; RQ's own per-job timeout would kill a whole batch.
 NO_TIMEOUT = -1
@@ -128,13 +131,18 @@ class JobMaker:
         return chunk
 
 
-def job_id(item_ids: Sequence[str]) -> str:
-    """A single item's job has the item's id; any other gets one that follows from its items, so that the
-    same chunk sent again is known. RQ allows fewer characters than an item's id may have."""
-    if len(item_ids) == 1 and JOB_ID_PATTERN.fullmatch(item_ids[0]):
-        return item_ids[0]
-    digest = hashlib.sha256("\n".join(item_ids).encode()).hexdigest()[:32]
-    return f"{'item' if len(item_ids) == 1 else 'chunk'}-{digest}"
+def deadline_text(deadline: Deadline) -> str | None:
+    """A deadline as an item carries it. Raises ``BadInput`` for a moment without a time zone."""
+    if deadline is None:
+        return None
+    if not isinstance(deadline, datetime):
+        try:
+            deadline = datetime.now(UTC) + timedelta(seconds=deadline)
+        except (OverflowError, ValueError):
+            raise BadInput("field deadline: not a number of seconds that ends in this calendar") from None
+    if deadline.tzinfo is None:
+        raise BadInput("field deadline: has no time zone; use datetime.now(UTC), or seconds from now")
+    return deadline.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def settings_from(given: Settings | str | None) -> Settings:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from moodq_producer.failed import FailedJob
+
 #: Characters of a text a table shows.
 SHOWN_TEXT_CHARS = 60
 
@@ -105,11 +107,28 @@ def stats_table(queues: Mapping[str, Mapping[str, float | int | None]]) -> Table
     return table
 
 
-def workers_line(workers: Sequence[str]) -> str:
-    """Who is working, and what to do when nobody is."""
+def failed_table(jobs: Sequence[FailedJob]) -> Table:
+    """One row per failed job; no texts."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "queue", "code", "attempts", "items", "ended", "message"):
+        table.add_column(name, overflow="fold", justify="right" if name in ("attempts", "items") else "left")
+    for job in jobs:
+        attempts = "-" if job.attempts is None else str(job.attempts)
+        cells = (job.id, job.queue, job.code, attempts, str(len(job.items)), job.ended_at[:19], job.message)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
+
+
+def workers_line(workers: Mapping[str, str], *, paused: bool = False) -> str:
+    """Who is working and in which state, and what to do when nobody is."""
+    note = "\npaused: nothing is claimed until `moodq resume`" if paused else ""
     if not workers:
-        return "workers: none alive; start one with `moodq worker`, or `moodq up` for everything"
-    return f"workers: {len(workers)} alive: {', '.join(map(printable, workers))}"
+        return f"workers: none alive; start one with `moodq worker`, or `moodq up` for everything{note}"
+    shown = ", ".join(f"{printable(name)} ({printable(state)})" for name, state in workers.items())
+    return f"workers: {len(workers)} alive: {shown}{note}"
 
 
 def bad_input_result(id: str, code: str, message: str) -> Result:

@@ -71,6 +71,7 @@ def send_all(
     full_timeout_s: float | None,
     idle_timeout_s: float | None,
     id: str | None = None,
+    deadline_s: float | None = None,
 ) -> Iterator[Outcome]:
     """Send ``lines`` and give their outcomes in order; with ``idle_timeout_s`` None, without waiting.
 
@@ -84,7 +85,7 @@ def send_all(
             try:
                 if isinstance(text, LineError):
                     raise text.error
-                item = client.check(text, tasks, id=id, lang=lang)
+                item = client.check(text, tasks, id=id, lang=lang, deadline=deadline_s)
             except BadInput as error:
                 shown = text.shown if isinstance(text, LineError) else text
                 refused = bad_input_result(name, str(error.code), error.message)

@@ -11,6 +11,7 @@ from typing import Any
 from redis import Redis
 from rq.job import Job
 from rq.queue import Queue
+from rq.suspension import is_suspended
 from rq.utils import as_text, str_to_date
 from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
@@ -31,8 +32,13 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
+    """``states`` by worker: RQ's (``idle``, ``busy``, ``suspended``), or ``draining``. ``paused``: nothing is
+    claimed until ``moodq resume``."""
+
     queues: dict[str, QueueStats]
     workers: tuple[str, ...]
+    states: dict[str, str]
+    paused: bool
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -43,8 +49,24 @@ def read_stats(connection: Redis, queues: Sequence[str]) -> Stats:
     prefix = Queue.redis_queue_namespace_prefix
     known = {as_text(key).removeprefix(prefix) for key in connection.smembers(Queue.redis_queues_keys)}
     names = [*queues, *sorted(known - set(queues))]
-    workers = _alive(connection, REDIS_WORKER_KEYS)
-    return Stats({name: _queue_stats(connection, name) for name in names}, tuple(workers))
+    workers = alive(connection, REDIS_WORKER_KEYS)
+    return Stats(
+        {name: _queue_stats(connection, name) for name in names},
+        tuple(workers),
+        _states(connection, workers),
+        bool(is_suspended(connection)),
+    )
+
+
+def _states(connection: Redis, workers: Sequence[str]) -> dict[str, str]:
+    with connection.pipeline(transaction=False) as pipe:
+        for name in workers:
+            pipe.hmget(WORKER_PREFIX + name, ["state", "shutdown_requested_date"])
+        found = pipe.execute()
+    return {
+        name: "draining" if draining else as_text(state or b"")
+        for name, (state, draining) in zip(workers, found, strict=True)
+    }
 
 
 def _queue_stats(connection: Redis, name: str) -> QueueStats:
@@ -56,7 +78,7 @@ def _queue_stats(connection: Redis, name: str) -> QueueStats:
         for registry in registries:
             pipe.zcard(registry.key)
         length, head, started, finished, failed = pipe.execute()
-    workers = len(_alive(connection, WORKERS_BY_QUEUE_KEY % name))
+    workers = len(alive(connection, WORKERS_BY_QUEUE_KEY % name))
     return QueueStats(length, _age_s(connection, head), started, finished, failed, workers)
 
 
@@ -70,7 +92,7 @@ def _age_s(connection: Redis, head: bytes | None) -> float | None:
         return None  # written by a stranger, in another form
 
 
-def _alive(connection: Redis, registry: str) -> list[str]:
+def alive(connection: Redis, registry: str) -> list[str]:
     """Names of the workers in ``registry`` whose own key has not expired."""
     keys = sorted(as_text(key) for key in connection.smembers(registry))
     with connection.pipeline(transaction=False) as pipe:

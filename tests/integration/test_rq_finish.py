@@ -21,7 +21,7 @@ from rq.webhook import Webhook
 from rq.worker import SimpleWorker
 
 from moodq_config.errors import BadInput, ErrorCode, ModelError
-from moodq_config.names import INTERACTIVE, events_key, result_key
+from moodq_config.names import FAILURE_FIELD, INTERACTIVE, events_key, result_key
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_finish import RESULTS_AT_ONCE, WrittenResult
 from moodq_worker.rq_job import read_payload
@@ -213,6 +213,8 @@ def test_a_job_that_failed_is_left_as_rq_leaves_it_with_code_and_message_for_the
     (claim,) = worker.claim(1, [INTERACTIVE])
     assert worker.fail(claim, BadInput("text is empty", code=ErrorCode.EMPTY_TEXT), retry=False)
     actual = keyspace(WORKER=worker.name, EXECUTION=claim.execution.id)
+    told = actual["rq:job:job-1"][0].pop(FAILURE_FIELD)
+    assert json.loads(told) == {"code": "empty_text", "message": "text is empty", "attempts": 1}
     assert without_worker_ttl(actual) == without_worker_ttl(expected)
     result = claim.job.latest_result()
     assert result is not None

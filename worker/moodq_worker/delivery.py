@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import threading
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from pydantic_core import to_json
 from redis.exceptions import RedisError
 
 from moodq_config.contracts import ModelRef, Result, ResultStatus, Timings
-from moodq_config.errors import NEVER_RETRIED, MoodqError
+from moodq_config.errors import NEVER_RETRIED, TO_LOOK_AT, ErrorCode, MoodqError
 from moodq_config.names import events_key
 from moodq_worker.finishing import Finisher
 from moodq_worker.items import Item, Job
@@ -42,6 +43,14 @@ class Terms:
     result_ttl_s: int
     max_attempts: int
     max_events: int
+    backoff_s: float = 0.0
+    max_backoff_s: float = 0.0
+
+    def backoff(self, attempt: int) -> float:
+        """Seconds before attempt ``attempt`` + 1: doubled each time, and less by up to a half, so that jobs
+        that failed together do not come back together."""
+        longest = min(self.max_backoff_s, self.backoff_s * 2.0 ** min(attempt - 1, 30))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 class Delivery:
@@ -131,6 +140,9 @@ class Delivery:
             if not self._will_retry(item)
         ]
         values = [self._return_value(job) for job in ended]
+        for job, value in zip(ended, values, strict=True):
+            if value is not None and value["failed"]:
+                self._split_off(job)
         well = [(job.claim, value) for job, value in zip(ended, values, strict=True) if value is not None]
         began = time.perf_counter()
         refused = self._finisher.finish(results, well)
@@ -201,20 +213,32 @@ class Delivery:
         )
 
     def _return_value(self, job: Job) -> dict[str, Any] | None:
-        """What the job's own result says; None when the job failed or is to be started again."""
+        """What the job's own result says; None when the job failed or is to be started again. That items
+        were cancelled is no failure."""
         errors = [item.error for item in job.items if item.error is not None]
-        if errors and ((len(errors) == len(job.items) and not job.skipped) or self._retries(job)):
+        failed = any(error.code != ErrorCode.CANCELLED for error in errors)
+        if failed and ((len(errors) == len(job.items) and not job.skipped) or self._retries(job)):
             return None
         codes = Counter(str(error.code) for error in errors)
         done = len(job.items) - len(errors) + job.skipped
         return {"done": done, "failed": len(errors), "codes": dict(codes)}
 
+    def _split_off(self, job: Job) -> None:
+        """Show what the model failed on in the failed registry by itself, though its job goes well. A bad
+        input stands in its result alone: to run it again cannot help."""
+        for item in job.items:
+            error = item.error
+            if error is not None and error.code in TO_LOOK_AT:
+                self._finisher.split_off(job.claim, item, error)
+
     def _fail(self, job: Job) -> str:
         """End a job that did not go well; returns its outcome."""
         errors = [item.error for item in job.items if item.error is not None]
+        errors.sort(key=lambda error: error.code in NEVER_RETRIED)  # first what a retry is for
         retry = self._retries(job)
         error = errors[0] if retry else _summary(errors)
-        self._finisher.fail(job.claim, error, retry=retry)
+        backoff_s = self._terms.backoff(job.claim.attempt)
+        self._finisher.fail(job.claim, error, retry=retry, backoff_s=backoff_s)
         return "retried" if retry else "failed"
 
     def _retries(self, job: Job) -> bool:

@@ -39,7 +39,8 @@ class Generation:
 @dataclass(frozen=True, slots=True)
 class DecodeEvent:
     """What one decode step made for one text: ``text`` is new text (may be empty), ``finish_reason`` is set
-    on the last event, ``tokens`` counts the tokens made so far."""
+    on the last event, ``tokens`` counts the tokens made so far. An ``error`` ends it too: the text has
+    left the batch."""
 
     key: int
     text: str

@@ -1,8 +1,10 @@
 """A deterministic engine without a model: a peer of ``engine_hf`` for tests of everything around it.
 
 It labels by the words of the text and answers with an echo; a text may ask for trouble:
-``[[raise]]`` makes its batch raise, ``[[nan]]`` gives NaN, ``[[sleep 2]]`` takes two seconds, ``[[kill]]``
-ends the process as the kernel does when memory is short.
+``[[raise]]`` makes its batch raise, ``[[oom]]`` makes it run out of memory, ``[[nan]]`` gives NaN,
+``[[sleep 2]]`` takes two seconds, ``[[kill]]`` ends the process as the kernel does when memory is short.
+``[[raise later]]``, ``[[nan later]]`` and ``[[sleep later 2]]`` do so in the second decode step of a reply,
+``[[words 50]]`` makes the reply so much longer, ``[[step 0.1]]`` its decode steps so slow.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from moodq_config.tasks import GenerateTask, Lang, TaskSet
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
 
 _SLEEP = re.compile(r"\[\[sleep (\d+(?:\.\d+)?)\]\]")
+_SLEEP_LATER = re.compile(r"\[\[sleep later (\d+(?:\.\d+)?)\]\]")
+_STEP = re.compile(r"\[\[step (\d+(?:\.\d+)?)\]\]")
+_WORDS = re.compile(r"\[\[words (\d+)\]\]")
 LAYERS = 8
 _BAD_WORDS = ("bad", "差", "坏", "angry", "terrible", "糟")
 
@@ -80,15 +85,22 @@ class FakeEngine:
         return True
 
     def admit(self, generations: Sequence[Generation]) -> None:
-        for generation in generations:
-            text = bytes(generation.tokens).decode()
-            self._spend([text])
-            words = ["echo:", *text.split()]
-            self._rows[generation.key] = _Row(generation, words)
+        texts = [bytes(generation.tokens).decode() for generation in generations]
+        self._spend(texts)
+        for generation, text in zip(generations, texts, strict=True):
+            more = [f"w{n}" for n in range(int(found[1]))] if (found := _WORDS.search(text)) else []
+            self._rows[generation.key] = _Row(generation, ["echo:", *text.split(), *more])
 
     def step(self) -> list[DecodeEvent]:
         if self._rows and self.seconds_per_batch:
             time.sleep(self.seconds_per_batch)
+        later = [" ".join(row.words) for row in self._rows.values() if row.made == 1]
+        if any("[[raise later]]" in text for text in later):
+            raise RuntimeError("the fake engine was asked to raise in a step")
+        running = [" ".join(row.words) for row in self._rows.values()]
+        asked = [float(found[1]) for text in later for found in _SLEEP_LATER.finditer(text)]
+        asked += [float(found[1]) for text in running for found in _STEP.finditer(text)]
+        self._sleep(max(asked, default=0.0))
         return [self._advance(row) for row in list(self._rows.values())]
 
     def cancel(self, key: int) -> None:
@@ -109,15 +121,19 @@ class FakeEngine:
     def _spend(self, texts: Sequence[str]) -> None:
         if any("[[raise]]" in text for text in texts):
             raise RuntimeError("the fake engine was asked to raise")
+        if any("[[oom]]" in text for text in texts):
+            raise MemoryError
         asked = [float(match.group(1)) for text in texts if "[[" in text for match in _SLEEP.finditer(text)]
-        seconds = max([self.seconds_per_batch, *asked])
+        self._sleep(max([self.seconds_per_batch, *asked]))
+        if any("[[kill]]" in text for text in texts):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _sleep(self, seconds: float) -> None:
         for _ in range(LAYERS):
             if self._callback is not None:
                 self._callback()
             if seconds:
                 time.sleep(seconds / LAYERS)
-        if any("[[kill]]" in text for text in texts):
-            os.kill(os.getpid(), signal.SIGKILL)
 
     def _scores(self, text: str, labels: tuple[str, ...]) -> LabelScores:
         if "[[nan]]" in text:
@@ -129,6 +145,9 @@ class FakeEngine:
         task = self._known()[row.generation.task]
         limit = task.max_new_tokens if isinstance(task, GenerateTask) else 1
         word = row.words[row.made]
+        if row.made == 1 and "[[nan later]]" in " ".join(row.words):
+            del self._rows[row.generation.key]
+            return DecodeEvent(row.generation.key, "", row.made, error="the fake engine was asked for NaN")
         row.made += 1
         ended = row.made == len(row.words)
         if ended or row.made >= limit:

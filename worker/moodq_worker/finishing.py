@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from moodq_config.contracts import ItemError, Result, ResultStatus
 from moodq_config.errors import ErrorCode, MoodqError
 from moodq_worker.connection import passing
+from moodq_worker.items import Item
 from moodq_worker.outage import Outage
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_finish import WrittenResult
@@ -50,11 +51,18 @@ class Finisher:
                 return self._part(results, jobs, first, True) | self._part(results, jobs, first, False)
             return self._refused(results, jobs, error)
 
-    def fail(self, claim: Claim, error: MoodqError, *, retry: bool) -> None:
+    def split_off(self, claim: Claim, item: Item, error: MoodqError) -> None:
+        """Show a failed item in the failed registry by itself; best effort, its result tells the same."""
+        try:
+            self._until_taken(lambda: self._worker.split_off(claim, item, error))
+        except RedisError as refusal:
+            log.error("item %s is not in the failed registry: %s", item.id, refusal)
+
+    def fail(self, claim: Claim, error: MoodqError, *, retry: bool, backoff_s: float = 0.0) -> None:
         """End a job that did not go well; one whose end is refused for good is left to its lease."""
         for _ in range(TRIES):
             try:
-                self._until_taken(lambda: self._worker.fail(claim, error, retry=retry))
+                self._until_taken(lambda: self._worker.fail(claim, error, retry=retry, backoff_s=backoff_s))
             except NotWritten as refusal:
                 time.sleep(self._outage.failed(refusal))
             except RedisError:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from moodq_config.contracts import ItemLimits, LongText, item_id, parse_item
+from moodq_config.contracts import ItemLimits, LongText, deadline_at, item_id, parse_item
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import result_key
 from moodq_config.tasks import TaskSet, detect_lang
@@ -110,6 +110,10 @@ class Intake:
                 self._outage.over()
             except RedisError as error:
                 self._stop.wait(self._outage.failed(error))
+        try:
+            self._worker.tell_draining()
+        except RedisError as error:
+            log.debug("not told that this worker drains: %s", error)
 
     def _turn(self) -> None:
         self._room.clear()
@@ -168,6 +172,10 @@ class Intake:
             return self._item(job, item_id(raw) or fallback, error=error)
         item = self._item(job, request.id)
         item.request = request
+        if request.deadline is not None:
+            item.deadline = deadline_at(request.deadline)
+            if item.over():
+                return item
         item.cut_text(self._limits.max_text_chars)
         item.lang = request.lang or detect_lang(item.text)
         item.plan(self._tasks)
@@ -179,7 +187,8 @@ class Intake:
 
     def _look_up(self, items: list[Item]) -> None:
         """In one round trip: an id that already has a finished result is not run again (a second delivery, or
-        a resubmission), and an answer that is in the cache is taken from there.
+        a resubmission), nor is one that was cancelled, and an answer that is in the cache is taken from
+        there.
 
         The jobs are in hand already, so a Redis that is away is waited for. Without an answer they are run:
         the first outcome of an item stands.
@@ -209,9 +218,12 @@ class Intake:
                     item.know(task, answer, self._cache.kind(task))
                     item.plan_again(self._tasks)
         for item, value in zip(items, stored, strict=True):
-            if value is not None and _is_done(value):
+            outcome = None if value is None else _outcome(value)
+            if outcome == "done":
                 item.job.items.remove(item)
                 item.job.skipped += 1
+            elif outcome == ErrorCode.CANCELLED:
+                item.cancel()
 
     def _cache_keys(self, item: Item) -> Iterable[tuple[str, bytes]]:
         if item.request is not None and item.error is None:
@@ -248,8 +260,11 @@ def _ids_of(claim: Claim) -> list[str]:
     return [id for id in ids if id is not None] or [str(claim.job.id)]
 
 
-def _is_done(value: bytes | str) -> bool:
+def _outcome(value: bytes | str) -> str | None:
+    """``done``, or the code of what failed."""
     try:
-        return bool(json.loads(value).get("status") == "done")
-    except (ValueError, AttributeError):
-        return False
+        stored = json.loads(value)
+        status = stored.get("status")
+        return str(status if status == "done" else stored["error"]["code"])
+    except (ValueError, AttributeError, LookupError, TypeError):
+        return None

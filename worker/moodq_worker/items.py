@@ -20,7 +20,7 @@ from moodq_config.contracts import (
     Timings,
     Truncated,
 )
-from moodq_config.errors import MoodqError
+from moodq_config.errors import ErrorCode, MoodqError
 from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet
 from moodq_worker.result_cache import Kind
 from moodq_worker.rq_claim import Claim
@@ -84,11 +84,30 @@ class Item:
     scores: dict[str, LabelScores] = field(default_factory=dict)
     texts: dict[str, GeneratedText] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
+    made: int = 0  # characters of the reply under way
+    shown: int = 0  # of which so many were published; a reply that begins anew says nothing twice
+    deadline: float | None = None  # unix seconds after which it is not started
     error: MoodqError | None = None
     truncated: Truncated | None = None
     cache_keys: dict[str, bytes] = field(default_factory=dict)  # by task
     cached: dict[str, Kind] = field(default_factory=dict)  # the tasks whose answer was known
     key: int = field(default_factory=_keys.__next__)
+
+    def over(self) -> bool:
+        """Whether nothing is to be done for it any more: cancelled, failed, or past its deadline. Asked
+        before what costs something."""
+        if self.error is None and self.deadline is not None and time.time() >= self.deadline:
+            self.error = MoodqError(
+                "the item's deadline passed before it was started; send it again with a later one, or start "
+                "more workers",
+                code=ErrorCode.DEADLINE_EXCEEDED,
+            )
+        return self.error is not None
+
+    def cancel(self) -> None:
+        """Nothing more is done for it, unless it has ended already."""
+        if self.error is None:
+            self.error = MoodqError("the item was cancelled", code=ErrorCode.CANCELLED)
 
     def plan(self, tasks: TaskSet) -> None:
         """Fill the to-do lists from the request: labels first, and the label a reply listens to."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from moodq_config.contracts import LabelScores
-from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.tasks import Lang, TaskSet
 from moodq_worker.batcher import Batcher, Entry
 from moodq_worker.engine import Engine
@@ -20,10 +19,15 @@ from moodq_worker.items import Item
 from moodq_worker.metrics import Metrics
 from moodq_worker.replies import SUFFIX_TOKENS
 from moodq_worker.result_cache import SingleFlight
+from moodq_worker.time_limit import PassTimer
 
 log = logging.getLogger(__name__)
 
 Batch = list[Entry[Item]]
+
+
+class NotFinite(ArithmeticError):
+    """The model gave NaN or infinity."""
 
 
 class LabelStage:
@@ -39,12 +43,14 @@ class LabelStage:
         batch_tokens: int,
         share: float,
         weights: Mapping[str, float],
+        timer: PassTimer,
         next_stage: Callable[[Item], None],
         failed: Callable[[Item, Exception], None],
     ) -> None:
         self._engine = engine
         self._tasks = tasks
         self._metrics = metrics
+        self._timer = timer
         self._next_stage = next_stage
         self._failed = failed
         self._batcher: Batcher[Item] = Batcher(queues, budget=batch_tokens, share=share, weights=weights)
@@ -70,14 +76,19 @@ class LabelStage:
         )
 
     def next_batch(self, *, started_only: bool) -> Batch:
-        """What runs next, taken out of what waits; with ``started_only`` without the texts of jobs that have
-        not been started, which are given up."""
-        batch = self._batcher.next_batch()
-        return self._keep_started(batch) if started_only else batch
+        """What runs next, taken out of what waits, without the texts that are over; with ``started_only``
+        also without those of jobs that have not been started, which are given up."""
+        while batch := self._batcher.next_batch():
+            if kept := self._wanted(self._keep_started(batch) if started_only else batch):
+                return kept
+        return []
 
     def first_batch(self) -> Batch:
         """A batch of texts that go first in the first queue; empty when there are none."""
-        return self._batcher.first_batch()
+        while batch := self._batcher.first_batch():
+            if kept := self._wanted(batch):
+                return kept
+        return []
 
     def put_back(self, batch: Batch) -> None:
         """Let a batch wait again."""
@@ -112,43 +123,69 @@ class LabelStage:
         for entry in batch:
             if entry.item.job.started:
                 kept.append(entry)
-                continue
-            # Those that fly with it may have been started, and are waited for.
-            for other in self._flights.land(entry.item.flight(_group(entry)[0])):
-                self.add(other)
+            else:
+                self._let_others_fly(entry)  # they may have been started, and are waited for
         return kept
+
+    def _wanted(self, batch: Batch) -> Batch:
+        kept = []
+        for entry in batch:
+            if entry.item.over():
+                self._let_others_fly(entry)
+                self._next_stage(entry.item)
+            else:
+                kept.append(entry)
+        return kept
+
+    def _let_others_fly(self, entry: Entry[Item]) -> None:
+        """Those that fly with a text that is not run wait on their own."""
+        for other in self._flights.land(entry.item.flight(_group(entry)[0])):
+            self.add(other)
 
     def _label_or_halve(
         self, names: Sequence[str], lang: Lang, items: Sequence[Item]
     ) -> dict[int, list[LabelScores]]:
-        """Scores by item key. When a batch raises it is run again in halves, so that the text that makes the
-        model fail fails alone."""
+        """Scores by item key. What makes the model raise, take too long or give no numbers fails alone: a
+        batch that raises, and the texts of one that got no numbers, are run again in halves."""
+        found, error = self._label(names, lang, items)
+        usable: dict[int, list[LabelScores]] = {}
+        again: Sequence[Item] = items
+        if error is None:
+            again = []
+            for item, scores in zip(items, found, strict=True):
+                if all(math.isfinite(one.probability) for one in scores):
+                    usable[item.key] = scores
+                else:
+                    again.append(item)
+            error = NotFinite()
+        if len(items) == 1 and again:
+            self._failed(items[0], error)
+        elif again:
+            log.warning(
+                "%d texts of a batch of %d failed (%s); running them in halves",
+                len(again),
+                len(items),
+                type(error).__name__,
+            )
+            middle = (len(again) + 1) // 2
+            for half in (again[:middle], again[middle:]):
+                if half:
+                    usable |= self._label_or_halve(names, lang, half)
+        return usable
+
+    def _label(
+        self, names: Sequence[str], lang: Lang, items: Sequence[Item]
+    ) -> tuple[list[list[LabelScores]], Exception | None]:
+        """One pass. The error of a batch is returned without its traceback: that would keep the tensors of
+        the pass alive while the halves run, which may be what there was no memory for."""
         try:
-            found = self._engine.label(names, lang, [item.tokens for item in items])
+            with self._timer.one_pass():
+                found = self._engine.label(names, lang, [item.tokens for item in items])
             if len(found) != len(items):
                 raise RuntimeError(f"the engine gave {len(found)} outcomes for {len(items)} texts")
         except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the worker
-            if len(items) == 1:
-                self._failed(items[0], error)
-                return {}
-            middle = len(items) // 2
-            log.warning("a batch of %d failed (%s); running it in halves", len(items), type(error).__name__)
-            return self._label_or_halve(names, lang, items[:middle]) | self._label_or_halve(
-                names, lang, items[middle:]
-            )
-        usable = {}
-        for item, scores in zip(items, found, strict=True):
-            broken = [
-                name for name, one in zip(names, scores, strict=True) if not math.isfinite(one.probability)
-            ]
-            if not broken:
-                usable[item.key] = scores
-            else:
-                item.error = ModelError(
-                    f"task {broken[0]}: the model gave no finite probability for this text",
-                    code=ErrorCode.ENGINE_FAILED,
-                )
-        return usable
+            return [], error if len(items) == 1 else error.with_traceback(None)
+        return found, None
 
     def _observe(self, task: str, lang: Lang, batch: Batch, spent: float) -> None:
         tokens = sum(entry.tokens for entry in batch)

@@ -24,6 +24,7 @@ from moodq_worker.labels import Batch, LabelStage
 from moodq_worker.metrics import Metrics
 from moodq_worker.preemption import Preemption
 from moodq_worker.replies import ReplyStage
+from moodq_worker.time_limit import Abandoned, PassTimeout, PassTimer
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +49,20 @@ class Loop:
         weights: Mapping[str, float],
         max_replies: int,
         max_wait_s: float,
+        max_pass_s: float = math.inf,
+        max_reply_s: float = math.inf,
     ) -> None:
         self._engine = engine
         self._metrics = metrics
         self._max_wait_s = max_wait_s
+        self._timer = PassTimer(max_pass_s, started=self._touch)
         turns: dict[str, Any] = {"queues": queues, "share": bulk_share, "weights": weights}
         self._labels = LabelStage(
             engine,
             tasks,
             metrics,
             **turns,
+            timer=self._timer,
             batch_tokens=batch_tokens,
             next_stage=self._next_stage,
             failed=self._engine_failed,
@@ -67,13 +72,16 @@ class Loop:
             tasks,
             metrics,
             **turns,
+            timer=self._timer,
             prefill_tokens=batch_tokens,
             max_replies=max_replies,
+            max_reply_s=max_reply_s,
             next_stage=self._next_stage,
             failed=self._engine_failed,
             publish=lambda item, event, data: self._out().publish(item, event, data),
         )
         self._inbox: deque[Job] = deque()
+        self._unwanted: deque[tuple[str, str]] = deque()  # "item" or "job", and its id
         self._ended: list[Item] = []
         self._jobs: dict[str, Job] = {}
         self._in_hand: Counter[str] = Counter()
@@ -81,7 +89,7 @@ class Loop:
         self._bulk_share = bulk_share
         self._first_queue = queues[0]
         self._preemption = Preemption(self._run_between_layers)
-        engine.between_layers(self._preemption.between_layers)
+        engine.between_layers(self._between_layers)
         self._draining = False
         self._deadline = math.inf
         self.last_turn = time.monotonic()
@@ -106,6 +114,14 @@ class Loop:
             self._in_hand[job.claim.queue.name] -= len(job.items)
             self._wake.notify()
 
+    def cancel(self, item_id: str) -> None:
+        """Do nothing more for an item in hand; its running reply stops before the next decode step."""
+        self._unwanted.append(("item", item_id))
+
+    def stop_job(self, job_id: str) -> None:
+        """Do nothing more for the items of a job in hand."""
+        self._unwanted.append(("job", job_id))
+
     def in_hand(self, queue: str) -> int:
         return self._in_hand[queue]
 
@@ -115,17 +131,27 @@ class Loop:
         self._deadline = time.monotonic() + timeout_s
         self._draining = True
 
+    def abandon(self) -> None:
+        """End ``run`` at once, in the middle of a pass if need be; what is in hand is ``unfinished``. Takes
+        no lock either."""
+        self.drain(0.0)
+        self._timer.abandon()
+
     # -- the engine's thread ------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Turn until drained."""
-        while not self._done():
-            self.last_turn = time.monotonic()
-            if not self._turn():
-                with self._wake:
-                    if not self._inbox:
-                        self._wake.wait(DRAINING_WAIT_S if self._draining else IDLE_WAIT_S)
-        self._replies.cancel_all()
+        """Turn until drained, or abandoned."""
+        try:
+            while not self._done():
+                self._touch()
+                if not self._turn():
+                    with self._wake:
+                        if not self._inbox:
+                            self._wake.wait(DRAINING_WAIT_S if self._draining else IDLE_WAIT_S)
+        except Abandoned:
+            log.warning("the pass under way was left")
+        else:
+            self._replies.cancel_all()
 
     def unfinished(self) -> list[Job]:
         """What is still in hand after ``run`` has returned and delivery has been closed."""
@@ -137,11 +163,17 @@ class Loop:
         started = any(job.started and job.open for job in list(self._jobs.values()))
         return not started or time.monotonic() >= self._deadline
 
+    def _touch(self) -> None:
+        self.last_turn = time.monotonic()
+
     def _turn(self) -> bool:
         self._unpack()
+        while self._unwanted:
+            self._drop(*self._unwanted.popleft())
         batch = self._labels.next_batch(started_only=self._draining)
         if batch:
             self._gather(batch)
+        if batch:
             if all(entry.first and entry.item.queue == self._first_queue for entry in batch):
                 self._labels.run(batch)
             else:
@@ -152,8 +184,20 @@ class Loop:
             self._replies.turn(started_only=self._draining)
         self._hand_on()
         self._metrics.running.set(self._engine.running)
-        self._metrics.waiting.set(len(self._labels) + len(self._replies))
-        return bool(batch or self._engine.running or (self._labels and not self._draining))
+        waiting = len(self._labels) + len(self._replies)
+        self._metrics.waiting.set(waiting)
+        return bool(batch or self._engine.running or (waiting and not self._draining))
+
+    def _drop(self, kind: str, id: str) -> None:
+        for job in list(self._jobs.values()):
+            for item in list(job.items):
+                if (item.id if kind == "item" else job.id) == id:
+                    item.cancel()
+                    self._replies.drop(item)  # elsewhere it is found to be over
+
+    def _between_layers(self) -> None:
+        self._timer.check()
+        self._preemption.between_layers()
 
     def _run_between_layers(self) -> bool:
         """Label what came on the first queue and cannot wait; called in the middle of a pass that can."""
@@ -204,9 +248,12 @@ class Loop:
 
     def _engine_failed(self, item: Item, error: Exception) -> None:
         log.error("item %s: the engine failed: %s", item.id, type(error).__name__, exc_info=error)
-        item.error = ModelError(
-            f"the model failed on this text ({type(error).__name__})", code=ErrorCode.ENGINE_FAILED
-        )
+        if isinstance(error, PassTimeout):
+            item.error = ModelError(f"{error.message} on this text alone", code=error.code)
+        else:
+            item.error = ModelError(
+                f"the model failed on this text ({type(error).__name__})", code=ErrorCode.ENGINE_FAILED
+            )
 
     def _out(self) -> Delivery:
         if self.delivery is None:

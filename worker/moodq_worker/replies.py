@@ -1,5 +1,8 @@
 """Replies in the loop: which join the running decode batch, one step for all, and who has ended.
 
+When a step fails, the texts that took part begin anew in halves, each half alone, until the one that makes
+the model fail is found; the others lose only time.
+
 Used from the engine's thread only.
 """
 
@@ -17,6 +20,7 @@ from moodq_worker.engine import DecodeEvent, Engine, Generation
 from moodq_worker.fairness import FairShare
 from moodq_worker.items import Item
 from moodq_worker.metrics import Metrics
+from moodq_worker.time_limit import PassTimeout, PassTimer
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,8 @@ class ReplyStage:
         weights: Mapping[str, float],
         prefill_tokens: int,
         max_replies: int,
+        max_reply_s: float,
+        timer: PassTimer,
         next_stage: Callable[[Item], None],
         failed: Callable[[Item, Exception], None],
         publish: Callable[[Item, Any, dict[str, Any]], None],
@@ -52,17 +58,20 @@ class ReplyStage:
         self._metrics = metrics
         self._prefill_tokens = prefill_tokens
         self._max_replies = max_replies
+        self._max_reply_s = max_reply_s
+        self._timer = timer
         self._next_stage = next_stage
         self._failed = failed
         self._publish = publish
         self._waiting: dict[str, deque[Item]] = {queue: deque() for queue in queues}
         self._turns = FairShare(queues, share=share, weights=weights)
         self._running: dict[int, Item] = {}
+        self._suspects: list[list[Item]] = []  # groups that failed together; the last one runs next, alone
         self._joins = 0
 
     def __len__(self) -> int:
         """Texts that wait to join."""
-        return sum(map(len, self._waiting.values()))
+        return sum(map(len, (*self._waiting.values(), *self._suspects)))
 
     def add(self, item: Item) -> None:
         self._waiting[item.queue].append(item)
@@ -71,10 +80,21 @@ class ReplyStage:
         for key in list(self._running):
             self._engine.cancel(key)
 
+    def drop(self, item: Item) -> None:
+        """Let a text that is over leave the decode batch, if it is in it."""
+        if self._running.pop(item.key, None) is not None:
+            self._engine.cancel(item.key)
+            self._next_stage(item)
+
     def turn(self, *, started_only: bool) -> None:
         """Let waiting texts join, or take a step with those that run: never both, so that a label that comes
         meanwhile waits for one forward pass."""
-        if self._joins < JOINS_PER_STEP and self._join(started_only=started_only):
+        if self._suspects:
+            if self._running:
+                self._step()
+            else:
+                self._admit(self._wanted(self._suspects.pop()))
+        elif self._joins < JOINS_PER_STEP and self._join(started_only=started_only):
             self._joins += 1
         else:
             self._joins = 0
@@ -89,7 +109,11 @@ class ReplyStage:
         if not busy:
             return False
         waiting = self._waiting[self._turns.choose(busy) if len(busy) > 1 else busy[0]]
-        for item in waiting:
+        while waiting:
+            item = waiting[0]
+            if item.over():
+                self._next_stage(waiting.popleft())
+                continue
             if len(self._running) + len(admitted) >= self._max_replies or (
                 started_only and not item.job.started
             ):
@@ -99,25 +123,39 @@ class ReplyStage:
                 break
             if not self._engine.fits([self._generation(one) for one in [*admitted, item]]):
                 break
-            admitted.append(item)
-        for _ in admitted:
-            waiting.popleft()
-        if admitted:
-            self._admit(admitted)
+            admitted.append(waiting.popleft())
+        self._admit(admitted)
         return bool(admitted)
 
+    def _wanted(self, items: list[Item]) -> list[Item]:
+        wanted = []
+        for item in items:
+            if item.over():
+                self._next_stage(item)
+            else:
+                wanted.append(item)
+        return wanted
+
     def _admit(self, items: list[Item]) -> None:
+        if not items:
+            return
         began = time.monotonic()
         for item in items:
             item.job.started = True
             if item.clock.started is None:
                 item.clock.started = began
         try:
-            self._engine.admit([self._generation(item) for item in items])
+            with self._timer.one_pass():
+                self._engine.admit([self._generation(item) for item in items])
         except Exception as error:  # noqa: BLE001 - as for labels
+            failed: Exception | None = error if len(items) == 1 else error.with_traceback(None)
+        else:
+            failed = None
+        if failed is not None:
+            for item in items:
+                self._engine.cancel(item.key)  # should some of them have joined
             if len(items) == 1:
-                self._failed(items[0], error)
-                self._next_stage(items[0])
+                self._fail(items[0], failed)
                 return
             middle = len(items) // 2
             self._admit(items[:middle])
@@ -129,6 +167,7 @@ class ReplyStage:
             item.clock.prefill_s += now - began
             item.clock.decode_began = now
             item.pieces.clear()
+            item.made = 0
             task = item.generates_todo[0]
             self._metrics.prefill_time.labels(task).observe(now - began)
             self._metrics.first_token.labels(task).observe(item.clock.timings().total / 1000)
@@ -143,32 +182,67 @@ class ReplyStage:
     def _step(self) -> None:
         began = time.monotonic()
         try:
-            events = self._engine.step()
+            with self._timer.one_pass():
+                events = self._engine.step()
         except Exception as error:  # noqa: BLE001 - as for labels
-            log.warning("a decode step failed (%s); its texts fail or are retried", type(error).__name__)
-            for item in list(self._running.values()):
-                self._running.pop(item.key)
-                self._engine.cancel(item.key)
-                self._failed(item, error)
-                self._next_stage(item)
+            failed: Exception | None = error
+        else:
+            failed = None
+        if failed is not None:
+            self._begin_anew(failed)
             return
         if events:
             self._metrics.inter_token.observe(time.monotonic() - began)
             self._metrics.generation_tokens.inc(len(events))
         for event in events:
             self._advance(event)
+        self._end_late(time.monotonic())
+
+    def _begin_anew(self, error: Exception) -> None:
+        """After a failed step: the only text that took part fails; several are divided."""
+        items = list(self._running.values())
+        self._running.clear()
+        for item in items:
+            self._engine.cancel(item.key)
+        if len(items) == 1:
+            self._fail(items[0], error)
+            return
+        log.warning("a decode step of %d failed (%s); halves begin anew", len(items), type(error).__name__)
+        middle = (len(items) + 1) // 2
+        self._suspects += [half for half in (items[middle:], items[:middle]) if half]
+
+    def _end_late(self, now: float) -> None:
+        """A text may not be in the decode batch for ever; what the others take is its time too."""
+        for item in list(self._running.values()):
+            if item.clock.decode_began is not None and now - item.clock.decode_began > self._max_reply_s:
+                del self._running[item.key]
+                self._engine.cancel(item.key)
+                limit = f"the reply took more than {self._max_reply_s:g} s (MOODQ_REPLY_TIMEOUT_S)"
+                self._fail(item, PassTimeout(limit))
+
+    def _fail(self, item: Item, error: Exception) -> None:
+        self._failed(item, error)
+        self._next_stage(item)
 
     def _advance(self, event: DecodeEvent) -> None:
         item = self._running.get(event.key)
         if item is None:
             return
+        if event.error is not None:
+            del self._running[event.key]
+            self._fail(item, ArithmeticError(event.error))
+            return
         item.pieces.append(event.text)
-        if event.text:
-            self._publish(item, "token", {"task": item.generates_todo[0], "text": event.text})
+        item.made += len(event.text)
+        if item.made > item.shown:
+            new = event.text[item.shown - item.made :]
+            item.shown = item.made
+            self._publish(item, "token", {"task": item.generates_todo[0], "text": new})
         if event.finish_reason is None:
             return
         del self._running[event.key]
         task = item.generates_todo.pop(0)
+        item.made = item.shown = 0
         began = item.clock.decode_began
         spent = time.monotonic() - began if began is not None else 0.0
         item.clock.decode_s += spent

@@ -24,7 +24,8 @@ from rq.utils import as_text, now, utcparse
 from rq.worker.base import BaseWorker, WorkerStatus
 
 from moodq_config.errors import ConfigError, MoodqError
-from moodq_config.names import ATTEMPTS_FIELD
+from moodq_config.names import ATTEMPTS_FIELD, CANCEL_CHANNEL, FAILURE_FIELD
+from moodq_worker.rq_failed import note_failure
 from moodq_worker.rq_job import MoodqJob
 from moodq_worker.rq_scripts import lease_ttl
 
@@ -36,11 +37,14 @@ RQ_LOGGERS = ("rq.worker", "rq.job", "rq.queue", "rq.registry")
 
 
 class HookedWorker(BaseWorker):
-    """``on_shutdown`` is called, from another thread, when RQ's ``shutdown`` command arrives."""
+    """Called from another thread: ``on_shutdown`` when RQ's ``shutdown`` command arrives, ``on_stop_job``
+    with the job's id for ``stop-job``, ``on_cancel`` with the id of an item that somebody cancelled."""
 
     log_result_lifespan = False
     job_class = MoodqJob
     on_shutdown: Callable[[], None] | None = None
+    on_stop_job: Callable[[str], None] | None = None
+    on_cancel: Callable[[str], None] | None = None
     lease_s: float = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -61,6 +65,11 @@ class HookedWorker(BaseWorker):
             raise self._name_in_use() from error
         self.subscribe()
         self.set_state(WorkerStatus.IDLE)
+
+    def tell_draining(self) -> None:
+        """Note, as RQ's worker does, that this one takes nothing more; shown by ``moodq stats``."""
+        self._shutdown_requested_date = now()
+        cast("Any", self).set_shutdown_requested_date()
 
     def unregister(self) -> None:
         """Leave RQ's worker registry."""
@@ -96,6 +105,10 @@ class HookedWorker(BaseWorker):
         retried = job.get_status(refresh=False) == JobStatus.FAILED and job.should_retry
         if not retried:
             pipeline.hdel(job.key, ATTEMPTS_FIELD)
+            if isinstance(job, MoodqJob) and job.failure is not None:
+                note_failure(pipeline, job, job.failure, job.attempt)
+            else:
+                pipeline.hdel(job.key, FAILURE_FIELD)
         if not self.executions:
             self.set_state(WorkerStatus.IDLE, pipeline=pipeline)
 
@@ -118,7 +131,9 @@ class HookedWorker(BaseWorker):
 
     def subscribe(self) -> None:
         pubsub = PubSub(self.connection.connection_pool)
-        pubsub.subscribe(**{self.pubsub_channel_name: self.handle_payload})
+        pubsub.subscribe(
+            **{self.pubsub_channel_name: self.handle_payload, CANCEL_CHANNEL: self.handle_cancel}
+        )
         self._commands = pubsub.run_in_thread(
             sleep_time=0.2, daemon=True, exception_handler=self._pubsub_exception_handler
         )
@@ -129,17 +144,26 @@ class HookedWorker(BaseWorker):
             self._commands.join(timeout=2)
 
     def handle_payload(self, message: Any) -> None:
-        """RQ's commands: ``shutdown`` drains; there is no horse to kill and no single job to stop."""
+        """RQ's commands: ``shutdown`` drains, ``stop-job`` and ``stop-execution`` cancel the items of a job;
+        there is no horse to kill."""
         try:
-            command = parse_payload(message)["command"]
+            payload = parse_payload(message)
+            command, job_id = payload["command"], payload.get("job_id")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             log.warning("unreadable RQ command ignored: %s", type(error).__name__)
             return
         if command == "shutdown" and self.on_shutdown is not None:
             log.info("RQ's shutdown command: draining")
             self.on_shutdown()
+        elif command in ("stop-job", "stop-execution") and self.on_stop_job is not None:
+            self.on_stop_job(str(job_id))
         else:
-            log.warning("RQ command %r ignored: a batch cannot be stopped job by job", command)
+            log.warning("RQ command %.40r ignored", command)
+
+    def handle_cancel(self, message: Any) -> None:
+        """An item's id; whoever has it in hand does nothing more for it."""
+        if self.on_cancel is not None:
+            self.on_cancel(message["data"].decode("utf-8", "replace"))
 
     def _pubsub_exception_handler(self, exc: BaseException, pubsub: Any, pubsub_thread: Any) -> None:
         if not isinstance(exc, Exception):

@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, NoReturn
 
 from redis import Redis
+from redis.client import Pipeline
 from rq.exceptions import TimeoutFormatError
-from rq.job import JOB_ID_PATTERN, Job
-from rq.utils import decode_redis_hash
+from rq.job import JOB_ID_PATTERN, Job, JobStatus
+from rq.queue import Queue
+from rq.utils import decode_redis_hash, now
 
 from moodq_config.contracts import payload_items
-from moodq_config.errors import BadInput, ErrorCode
+from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import JOB_FUNCTION
 
 MIB = 2**20
@@ -77,6 +80,11 @@ class MoodqJob(Job):
     """
 
     limits = JobLimits()
+    #: Seconds before a retry of a job that brings no intervals of its own.
+    backoff_s = 0.0
+    #: Why the job failed, and at which attempt, to be noted in its hash.
+    failure: MoodqError | None = None
+    attempt = 0
 
     def __init__(
         self,
@@ -142,6 +150,21 @@ class MoodqJob(Job):
         if self._stored_data is not None:
             fields["data"] = self._stored_data
         return fields
+
+    def get_retry_interval(self) -> Any:
+        """Seconds: those of RQ's ``Retry(interval=…)``, or ours; a ``Retry`` without interval has a 0."""
+        return super().get_retry_interval() if any(self.retry_intervals or ()) else self.backoff_s
+
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """RQ's, but all of it in the closing transaction: RQ writes the status ``scheduled`` before, and a
+        worker that died in between would leave a job that is neither scheduled nor taken over."""
+        interval_s = self.get_retry_interval()
+        if not interval_s:
+            super().retry(queue, pipeline)
+            return
+        self.retries_left = (self.retries_left or 0) - 1
+        self.set_status(JobStatus.SCHEDULED, pipeline=pipeline)
+        queue.schedule_job(self, now() + timedelta(seconds=interval_s), pipeline=pipeline)
 
     @property
     def names_callback(self) -> bool:

@@ -28,7 +28,9 @@ from rq.worker.base import WorkerStatus
 
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_worker.doorbell import Doorbell
+from moodq_worker.items import Item
 from moodq_worker.rq_claim import Claim, TakenOver, fresh_ids
+from moodq_worker.rq_failed import split_off
 from moodq_worker.rq_finish import (
     JOBS_AT_ONCE,
     MAX_EVENTS,
@@ -40,6 +42,7 @@ from moodq_worker.rq_finish import (
 )
 from moodq_worker.rq_hooks import HookedWorker
 from moodq_worker.rq_job import JobLimits, MoodqJob, SafeJSONSerializer
+from moodq_worker.rq_schedule import DueJobs
 from moodq_worker.rq_scripts import Scripts, hash_of
 from moodq_worker.rq_unheard import Unheard
 
@@ -98,6 +101,7 @@ class BatchWorker(HookedWorker):
             self.connection, self._scripts.conf, result_ttl_s=result_ttl_s, max_events=max_events
         )
         self._doorbell = Doorbell(self.connection, {queue.name: queue.key for queue in self.queues})
+        self._due = DueJobs(self.connection, self.queues, name)
         self._life = threading.Lock()
         self._unheard = Unheard(
             self.connection, self._scripts, self.queues, worker=self.name, key=self.executions_key
@@ -221,15 +225,16 @@ class BatchWorker(HookedWorker):
                 log.warning("job %s is no longer this worker's; dropped", claim.job.id)
         return ours
 
-    def fail(self, claim: Claim, error: MoodqError, *, retry: bool) -> bool:
+    def fail(self, claim: Claim, error: MoodqError, *, retry: bool, backoff_s: float = 0.0) -> bool:
         """Finish the job as RQ does after a function raised; the registry shows ``code: message``.
 
-        With ``retry`` a job that has RQ retries left (``claim.job.should_retry``) is enqueued again. False if
-        it is no longer this worker's.
+        With ``retry`` a job that has RQ retries left (``claim.job.should_retry``) is enqueued again, after
+        ``backoff_s`` or, where it brings some, RQ's intervals. False if it is no longer this worker's.
         """
         if not self._still_ours(claim):
             return False
         job, retries_left = claim.job, claim.job.retries_left
+        job.backoff_s, job.failure, job.attempt = backoff_s, error, claim.attempt
         if job.should_retry and not retry:
             job.retries_left = 0
         if job.failure_ttl is None:
@@ -249,6 +254,15 @@ class BatchWorker(HookedWorker):
     def abandon(self, claim: Claim) -> None:
         """Renew the lease of a job no longer: when it ends, another worker takes it over."""
         self.executions.pop(claim.execution.id, None)
+
+    def split_off(self, claim: Claim, item: Item, error: MoodqError) -> bool:
+        """Show a failed item of a job that otherwise went well in the failed registry, as a job of its own.
+        False if the job is no longer this worker's, or the item another's."""
+        return self._still_ours(claim) and split_off(self, claim, item, error, self._failure_ttl_s)
+
+    def move_due(self) -> int:
+        """Put scheduled jobs that are due into their queues; returns how many."""
+        return self._due.move()
 
     def put_back(self, claims: Sequence[Claim]) -> int:
         """Give unfinished jobs back to the front of their queues, the attempt uncounted; returns how many.

@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 
 from redis import Redis
@@ -37,12 +38,17 @@ from moodq_worker.pace import Pace
 from moodq_worker.queue_metrics import QueueCollector
 from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_job import JobLimits
+from moodq_worker.rq_schedule import Scheduler
 from moodq_worker.rq_worker import BatchWorker
 
 log = logging.getLogger(__name__)
 
 #: Objects made more than freed after which Python looks for cycles.
 GC_NEW_OBJECTS = 50_000
+#: Exit code after a second signal: what ran was put back, unfinished (EX_TEMPFAIL of sysexits.h).
+EXIT_PUT_BACK = 75
+#: Seconds a pass may take to notice that it is not wanted any more; then the process ends without it.
+ABANDON_S = 2.0
 #: Exit code of a worker whose engine is stuck; a supervisor starts it again.
 EXIT_HUNG = 70
 #: Exit code when a thread died of an error nobody foresaw: better gone, and its jobs taken over, than deaf.
@@ -62,6 +68,9 @@ class Worker:
         )
         self._ready = threading.Event()
         self._loop: Loop | None = None
+        self._rq: BatchWorker | None = None
+        self._loop_ended = threading.Event()
+        self._abandoned = False
         self._health = HealthServer(
             settings.metrics_host,
             settings.metrics_port,
@@ -101,6 +110,8 @@ class Worker:
             weights=settings.queue_weights,
             max_replies=settings.max_replies,
             max_wait_s=settings.max_wait_ms / 1000,
+            max_pass_s=settings.pass_timeout_s,
+            max_reply_s=settings.reply_timeout_s,
         )
         pace = Pace()
         cache = ResultCache(
@@ -139,7 +150,13 @@ class Worker:
             intake.room_made()
 
         terms = Terms(
-            name, engine.info.ref, settings.result_ttl_s, settings.max_attempts, settings.max_events
+            name,
+            engine.info.ref,
+            settings.result_ttl_s,
+            settings.max_attempts,
+            settings.max_events,
+            settings.retry_backoff_s,
+            settings.max_retry_backoff_s,
         )
         loop.delivery = delivery = Delivery(rq, self._metrics, terms, cache, finished=finished)
 
@@ -158,15 +175,17 @@ class Worker:
             loop.drain(settings.drain_timeout_s)
 
         memory.warn_of_eviction()
-        self._loop = loop
+        self._loop, self._rq = loop, rq
         threading.excepthook = _end_process
-        rq.on_shutdown = drain
-        self._on_signals(drain)
+        scheduler = Scheduler(rq.move_due)
+        rq.on_shutdown, rq.on_stop_job, rq.on_cancel = drain, loop.stop_job, loop.cancel
+        self._on_signals(drain, self._put_back_now)
         _settle_garbage_collector()
         rq.start()
         delivery.start()
         heartbeat.start()
         intake.start()
+        scheduler.start()
         self._ready.set()
         log.info(
             "ready: worker %s, queues %s, batches of %d tokens, metrics on port %d",
@@ -178,8 +197,11 @@ class Worker:
         try:
             loop.run()
         finally:
+            self._loop_ended.set()
+            scheduler.stop()
             intake.stop()
-            flushed = delivery.close(timeout_s=max(5.0, settings.drain_timeout_s))
+            patience_s = ABANDON_S if self._abandoned else max(5.0, settings.drain_timeout_s)
+            flushed = delivery.close(timeout_s=patience_s)
             left = loop.unfinished()
             try:
                 if left:
@@ -191,6 +213,9 @@ class Worker:
                 flushed = False
                 log.error("Redis at the end: %s; another worker takes over what was in hand", error)
             self._health.close()
+        if self._abandoned:
+            log.info("stopped at the second signal")
+            return EXIT_PUT_BACK
         log.info("drained" if flushed else "stopped with results that Redis did not take")
         return 0 if flushed else 1
 
@@ -211,13 +236,42 @@ class Worker:
         log.info("warmed up in %.1f s: %s", time.monotonic() - began, engine.info)
         return engine
 
-    def _on_signals(self, drain: object) -> None:
+    def _on_signals(self, drain: Callable[[], None], put_back: Callable[[], None]) -> None:
+        signals = 0
+
         def handle(signum: int, frame: FrameType | None) -> None:
-            log.info("got %s: draining", signal.Signals(signum).name)
-            drain()  # type: ignore[operator]
+            nonlocal signals
+            signals += 1
+            name = signal.Signals(signum).name
+            if signals == 1:
+                log.info("got %s: draining; a second signal puts back what runs", name)
+                drain()
+            elif signals == 2:
+                log.warning("got %s again: putting back what runs", name)
+                put_back()
 
         signal.signal(signal.SIGTERM, handle)
         signal.signal(signal.SIGINT, handle)
+
+    def _put_back_now(self) -> None:
+        """Leave the pass that runs; should it not notice, end the process, with its jobs put back."""
+        loop, rq = self._loop, self._rq
+        if loop is None or rq is None:
+            return
+        self._abandoned = True
+        loop.abandon()
+
+        def end() -> None:
+            if self._loop_ended.wait(ABANDON_S):
+                return
+            log.warning("the engine does not come back; ending without it")
+            try:
+                rq.put_back([job.claim for job in loop.unfinished()])
+                rq.stop()
+            finally:
+                os._exit(EXIT_PUT_BACK)
+
+        threading.Thread(target=end, name="put-back", daemon=True).start()
 
     def _not_alive(self) -> str | None:
         if self._loop is not None and time.monotonic() - self._loop.last_turn > self._settings.hang_timeout_s:

@@ -120,9 +120,9 @@ class DecodeBatch:
         cache = PrefillCache([prompt.prefix for prompt in prompts], width, keep=True)
         return cache, output_logits(self._model, last_hidden(self._model, cache, ids, lengths - 1))
 
-    def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[int]:
+    def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[int | None]:
         """Greedy choice, with each row's repetition penalty on the tokens it already made (CTRL,
-        Keskar et al. 2019)."""
+        Keskar et al. 2019). None for a row whose logits are NaN or infinite."""
         for index, row in enumerate(rows):
             if row.repetition_penalty != 1.0 and row.made:
                 seen = torch.tensor(sorted(set(row.made)), device=logits.device)
@@ -131,11 +131,15 @@ class DecodeBatch:
                     scores < 0, scores * row.repetition_penalty, scores / row.repetition_penalty
                 )
                 logits[index, seen] = penalised
-        chosen: list[int] = logits.argmax(dim=-1).tolist()
-        return chosen
+        highest, chosen = logits.max(dim=-1)
+        usable = torch.isfinite(highest).tolist()
+        return [token if fine else None for token, fine in zip(chosen.tolist(), usable, strict=True)]
 
-    def _take(self, row: Row, token: int) -> bool:
+    def _take(self, row: Row, token: int | None) -> bool:
         """Add ``token`` to ``row`` and note its event; True when the row has ended."""
+        if token is None:
+            self._ready.append(DecodeEvent(row.key, "", len(row.made), error="no finite logits"))
+            return True
         if token in self._stop:
             self._ready.append(DecodeEvent(row.key, self._new_text(row, final=True), len(row.made), "stop"))
             return True
