@@ -127,7 +127,7 @@ class FailedJobs:
                 queue = Queue(job.queue, connection=self._connection)
                 keys = [self._registry(job.queue), queue.key, Job.key_for(job.id)]
                 keys += [key for id in job.items for key in (result_key(id), events_key(id))]
-                args = [job.id, moment, self._max_attempts, ATTEMPTS_FIELD, FAILURE_FIELD]
+                args: list[str | int] = [job.id, moment, self._max_attempts, ATTEMPTS_FIELD, FAILURE_FIELD]
                 self._retry(keys, args, client=pipe)
             return sum(pipe.execute())
 

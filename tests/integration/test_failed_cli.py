@@ -60,7 +60,7 @@ def two_failed(client: Client, start_fake_worker: Start, connection: Any) -> Any
     items = [{"id": "culprit", "text": EVIL}, {"id": "fine", "text": "fine"}]
     list(client.submit_many(items, queue="bulk"))
     blank = {"id": "blank", "text": " ", "tasks": ["sentiment"]}
-    data = ["moodq.run", None, [{"v": 1, "items": [blank]}], {}]
+    data: Any = ["moodq.run", None, [{"v": 1, "items": [blank]}], {}]
     connection.hset(
         "rq:job:blank",
         mapping={"data": json.dumps(data), "origin": "interactive", "status": "queued", "retries_left": 2},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ NOT_IN_RESULTS = {
     ErrorCode.QUEUE_FULL,
     ErrorCode.RATE_LIMITED,
     ErrorCode.NO_SUCH_RESULT,
+    ErrorCode.NO_SUCH_JOB,
     ErrorCode.WAIT_TIMEOUT,
     ErrorCode.NOT_INSTALLED,
     ErrorCode.MODEL_INVALID,
@@ -126,6 +127,19 @@ def test_many_texts_in_one_job_get_a_result_each_and_a_bad_one_fails_alone(wire:
     length, workers = wire.run("look")
     assert length == 0
     assert [wire("EXISTS", worker) for worker in workers] == [1]
+
+
+def test_an_item_is_cancelled_with_the_commands_of_the_page_and_never_run(
+    wire: Wire, start_fake_worker: Callable[..., Any]
+) -> None:
+    wire.run("send-many", ID="p6", NOW=now())
+    assert wire.run("cancel", ID="p6-a", NOW=now()) == [b"OK"]
+    wire.run("cancel-tell", ID="p6-a", NOW=now())
+    assert wait(wire, "p6-a")["error"]["code"] == "cancelled"
+    start_fake_worker()
+    assert wait(wire, "p6-b")["status"] == "done"
+    assert wait(wire, "p6-a")["error"]["code"] == "cancelled"
+    assert wire.run("cancel", ID="p6-b", NOW=now()) == [None]
 
 
 @pytest.mark.usefixtures("fake_worker")

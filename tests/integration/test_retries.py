@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
-from rq.registry import FailedJobRegistry, ScheduledJobRegistry
+from rq.registry import FailedJobRegistry
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 
@@ -41,13 +40,13 @@ def test_waits_double_up_to_the_longest_and_differ(tmp_path: Any) -> None:
 
 
 def test_a_failed_job_waits_in_rqs_scheduled_registry_and_then_runs_again(
-    connection: Redis, client: Client, start_fake_worker: Start
+    connection: Any, client: Client, start_fake_worker: Start
 ) -> None:
     start_fake_worker(MOODQ_RETRY_BACKOFF_S="4", MOODQ_MAX_ATTEMPTS="2")
     client.submit("[[raise]]", id="again")
-    scheduled = ScheduledJobRegistry("interactive", connection=connection)
+    scheduled = "rq:scheduled:interactive"
     deadline = time.monotonic() + WAIT_S
-    while not connection.zcard(scheduled.key):
+    while not connection.zcard(scheduled):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     began = time.monotonic()
@@ -59,7 +58,7 @@ def test_a_failed_job_waits_in_rqs_scheduled_registry_and_then_runs_again(
 
 
 def test_the_intervals_a_producer_gave_are_kept(
-    connection: Redis, client: Client, start_fake_worker: Start
+    connection: Any, client: Client, start_fake_worker: Start
 ) -> None:
     start_fake_worker(MOODQ_RETRY_BACKOFF_S="600", MOODQ_MAX_RETRY_BACKOFF_S="600")
     payload = {"v": 1, "items": [{"id": "mine", "text": "[[raise]]", "tasks": ["sentiment"]}]}
@@ -68,7 +67,7 @@ def test_the_intervals_a_producer_gave_are_kept(
     assert next(client.wait(["mine"], WAIT_S)).attempt == 3
 
 
-def test_bad_input_is_not_run_again(connection: Redis, client: Client, start_fake_worker: Start) -> None:
+def test_bad_input_is_not_run_again(connection: Any, client: Client, start_fake_worker: Start) -> None:
     start_fake_worker(MOODQ_RETRY_BACKOFF_S="600", MOODQ_MAX_RETRY_BACKOFF_S="600")
     payload = {"v": 1, "items": [{"id": "blank", "text": " ", "tasks": ["sentiment"]}]}
     queue = Queue("interactive", connection=connection, serializer=JSONSerializer)
@@ -82,31 +81,31 @@ def test_bad_input_is_not_run_again(connection: Redis, client: Client, start_fak
 
 
 def test_only_what_is_due_is_moved_each_job_once_and_in_front_where_asked(
-    connection: Redis, make_worker: MakeWorker, push: Push
+    connection: Any, make_worker: MakeWorker, push: Push
 ) -> None:
     first, second = make_worker(), make_worker()
     push("waits")
-    scheduled = ScheduledJobRegistry("interactive", connection=connection)
+    scheduled = "rq:scheduled:interactive"
     queue = Queue("interactive", connection=connection, serializer=JSONSerializer)
     now = int(connection.time()[0])
     for id, due, front in [("due", now - 1, 0), ("front", now - 1, 1), ("later", now + 600, 0)]:
         job = queue.create_job("moodq.run", args=({},), job_id=id, status=JobStatus.SCHEDULED)
         job.enqueue_at_front = bool(front)
         job.save()
-        connection.zadd(scheduled.key, {id: due})
-    connection.zadd(scheduled.key, {"no-such-job": now - 5})
+        connection.zadd(scheduled, {id: due})
+    connection.zadd(scheduled, {"no-such-job": now - 5})
     assert first.move_due() + second.move_due() == 2
     assert queue.get_job_ids() == ["front", "waits", "due"]
-    assert [id.decode() for id in connection.zrange(scheduled.key, 0, -1)] == ["later"]
+    assert [id.decode() for id in connection.zrange(scheduled, 0, -1)] == ["later"]
     assert connection.hget("rq:job:due", "status") == b"queued"
 
 
 def test_a_scheduler_of_rq_that_holds_the_queues_lock_is_left_to_its_work(
-    connection: Redis, make_worker: MakeWorker, push: Push
+    connection: Any, make_worker: MakeWorker, push: Push
 ) -> None:
     worker = make_worker()
     scheduler = RQScheduler(["interactive"], connection=connection, serializer=JSONSerializer)  # type: ignore[no-untyped-call]
-    assert scheduler.acquire_locks() == {"interactive"}  # type: ignore[no-untyped-call]
+    assert scheduler.acquire_locks() == {"interactive"}
     push("job")
     connection.delete("rq:queue:interactive")
     connection.hset("rq:job:job", "status", "scheduled")
@@ -125,6 +124,7 @@ def test_an_interval_of_rq_wins_over_the_backoff(make_worker: MakeWorker, push: 
     now = time.time()
     for claim in claims.values():
         assert worker.fail(claim, error, retry=True, backoff_s=100)
-    due = dict(worker.connection.zrange("rq:scheduled:interactive", 0, -1, withscores=True))
+    server: Any = worker.connection
+    due = dict(server.zrange("rq:scheduled:interactive", 0, -1, withscores=True))
     assert due[b"plain"] == pytest.approx(now + 100, abs=3)
     assert due[b"timed"] == pytest.approx(now + 7, abs=3)

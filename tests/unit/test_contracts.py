@@ -21,6 +21,7 @@ from moodq_config.contracts import (
     RequestItem,
     Result,
     ResultStatus,
+    deadline_at,
     item_id,
     job_payload,
     parse_item,
@@ -343,3 +344,15 @@ def test_a_result_survives_the_way_through_json() -> None:
     assert Result.model_validate_json(result.model_dump_json()) == result
     with pytest.raises(ValidationError):
         Result.model_validate_json(result.model_dump_json().replace('"v":1', '"v":2'))
+
+
+def test_a_deadline_is_a_moment_with_its_offset() -> None:
+    limits = ItemLimits(max_text_chars=100)
+    raw = {"text": "x", "tasks": ["sentiment"]}
+    for deadline in ("2026-01-02T03:04:05Z", "2026-01-02T11:04:05+08:00"):
+        item = parse_item({**raw, "deadline": deadline}, limits)
+        assert item.deadline == deadline
+        assert deadline_at(deadline) == 1767323045.0
+    for wrong in ("2026-01-02T03:04:05", "soon", "", "x" * 100, 5):
+        with pytest.raises(BadInput, match="deadline"):
+            parse_item({**raw, "deadline": wrong}, limits)

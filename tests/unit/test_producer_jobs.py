@@ -10,9 +10,10 @@ from rq.job import JOB_ID_PATTERN, Job
 from rq.serializers import JSONSerializer
 
 from moodq_config.errors import BadInput, ConfigError, ErrorCode
+from moodq_config.names import job_id
 from moodq_config.settings import Settings, load_settings
 from moodq_producer.enqueue import QueuedJob
-from moodq_producer.jobs import JobMaker, chunks, job_id
+from moodq_producer.jobs import JobMaker, chunks
 
 UNCONNECTED = Redis(port=1)
 

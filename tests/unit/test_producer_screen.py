@@ -87,5 +87,6 @@ def test_stats_show_each_queue_and_what_to_do_without_a_worker() -> None:
     Console(file=output, width=100).print(stats_table({"bulk": row}))
     assert "bulk" in output.getvalue()
     assert "12" in output.getvalue()
-    assert "moodq worker" in workers_line([])
-    assert workers_line(["a", "b"]) == "workers: 2 alive: a, b"
+    assert "moodq worker" in workers_line({})
+    assert workers_line({"a": "idle", "b": "busy"}) == "workers: 2 alive: a (idle), b (busy)"
+    assert "moodq resume" in workers_line({"a": "suspended"}, paused=True)

@@ -70,7 +70,9 @@ def test_importing_the_package_alone_imports_neither_redis_nor_rq() -> None:
     assert not {"redis", "rq"} & modules_after("import moodq_producer")
 
 
-@pytest.mark.parametrize("command", ["send", "result", "stats"])
+@pytest.mark.parametrize(
+    "command", ["send", "result", "stats", "failed", "cancel", "pause", "resume", "drain"]
+)
 def test_the_help_of_a_command_loads_nothing_heavy(command: str) -> None:
     code = f"""
 from moodq_config.cli import root

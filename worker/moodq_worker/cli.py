@@ -21,6 +21,13 @@ def worker() -> None:
 
     Needs a Redis: MOODQ_REDIS_URL, or the one `moodq up` started. A second worker on the same machine
     needs a metrics port of its own; MOODQ_METRICS_PORT=0 takes any free one.
+
+    SIGTERM or Ctrl-C lets it finish what it has started, for MOODQ_DRAIN_TIMEOUT_S; a second one puts that
+    back in front of its queue at once.
+
+    \b
+    Exit codes: 0 drained; 1 Redis did not take the last results; 2 wrong setting; 4 Redis does not answer, or
+    the port is taken; 5 the model cannot be used; 70 the engine hung; 71 a thread died; 75 a second signal.
     """
     from moodq_worker.__main__ import main
 
