@@ -133,8 +133,9 @@ def test_an_item_is_cancelled_with_the_commands_of_the_page_and_never_run(
     wire: Wire, start_fake_worker: Callable[..., Any]
 ) -> None:
     wire.run("send-many", ID="p6", NOW=now())
-    assert wire.run("cancel", ID="p6-a", NOW=now()) == [b"OK"]
-    wire.run("cancel-tell", ID="p6-a", NOW=now())
+    moment = now()
+    assert wire.run("cancel", ID="p6-a", NOW=moment) == [b"OK"]
+    wire.run("cancel-tell", ID="p6-a", NOW=moment)
     assert wait(wire, "p6-a")["error"]["code"] == "cancelled"
     start_fake_worker()
     assert wait(wire, "p6-b")["status"] == "done"

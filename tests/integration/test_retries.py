@@ -104,14 +104,14 @@ def test_a_scheduler_of_rq_that_holds_the_queues_lock_is_left_to_its_work(
     connection: Any, make_worker: MakeWorker, push: Push
 ) -> None:
     worker = make_worker()
-    scheduler = RQScheduler(["interactive"], connection=connection, serializer=JSONSerializer)  # type: ignore[no-untyped-call]
+    scheduler: Any = RQScheduler(["interactive"], connection=connection, serializer=JSONSerializer)
     assert scheduler.acquire_locks() == {"interactive"}
     push("job")
     connection.delete("rq:queue:interactive")
     connection.hset("rq:job:job", "status", "scheduled")
     connection.zadd("rq:scheduled:interactive", {"job": 1})
     assert worker.move_due() == 0
-    scheduler.release_locks()  # type: ignore[no-untyped-call]
+    scheduler.release_locks()
     assert worker.move_due() == 1
 
 
