@@ -14,7 +14,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from moodq_config.contracts import RequestItem, Result
-from moodq_config.names import INTERACTIVE, result_key
+from moodq_config.names import INTERACTIVE, events_key, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.cancelling import CANCEL_SCRIPT, cancel_args, cancel_keys, was_cancelled
 from moodq_producer.connection import AWAY, block_s, close, connect, redis_errors, unreachable
@@ -26,6 +26,8 @@ from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result
 DEFAULT_TASKS = ("sentiment",)
 #: Jobs that travel to Redis in one pipeline; with the chunk it bounds what ``submit_many`` holds in memory.
 PIPELINE_JOBS = 20
+#: Items whose keys one command deletes.
+FORGOTTEN_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,14 @@ class Client:
         with self._errors():
             value = self._redis.get(result_key(id))
         return None if value is None else parse_result(value)
+
+    def forget(self, ids: Sequence[str]) -> None:
+        """Delete results, and the events of their items, that need not be kept until their TTL ends."""
+        with self._errors(), self._redis.pipeline(transaction=False) as pipe:
+            for start in range(0, len(ids), FORGOTTEN_AT_ONCE):
+                some = ids[start : start + FORGOTTEN_AT_ONCE]
+                pipe.unlink(*(key for id in some for key in (result_key(id), events_key(id))))
+            pipe.execute()
 
     def wait(
         self, ids: Iterable[str], timeout: float | None = None, *, idle_timeout: float | None = None

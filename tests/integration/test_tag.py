@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 MAIN = "from moodq_config.cli import main; main()"
 LINES = 4_000
@@ -127,6 +128,14 @@ def test_ctrl_c_leaves_a_file_that_can_be_gone_on_with(redis_url: str, tmp_path:
     code, _, told = moodq_tag(redis_url, tmp_path, "in.log", "-o", "out.jsonl", "--resume")
     assert code == 0, told
     assert [row["line"] for row in records(out)] == list(range(1, 20_001))
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_redis_holds_no_result_of_a_finished_run(redis_url: str, tmp_path: Path, connection: Redis) -> None:
+    code, output, _ = moodq_tag(redis_url, tmp_path, "-", stdin=some_lines(1_500).encode())
+    assert (code, len(output.splitlines())) == (0, 1_500)
+    assert not list(connection.scan_iter("moodq:result:*"))
+    assert not list(connection.scan_iter("moodq:events:*"))
 
 
 @pytest.mark.usefixtures("fake_worker")

@@ -37,6 +37,9 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--sample", type=click.FloatRange(0, 1, min_open=True), default=1.0, help="Share of rows to take."
 )
+@click.option(
+    "--report", type=FILE, help="Write a page with plots and examples; needs: pip install 'moodq[eval]'."
+)
 @click.option("--local", is_flag=True, help="Start a queue and a worker for this run, if none is alive.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), default=300.0, show_default=True,
               help="Seconds without any result after which to give up.")  # fmt: skip
@@ -57,6 +60,7 @@ def tag(
     unordered: bool,
     dedupe: bool,
     sample: float,
+    report: Path | None,
     local: bool,
     timeout: float,
     quiet: bool,
@@ -80,6 +84,7 @@ def tag(
     """
     from moodq_producer.bulk.output import Checkpoint, Output, read_checkpoint
     from moodq_producer.bulk.progress import Counts, Progress
+    from moodq_producer.bulk.report import Report
     from moodq_producer.bulk.rows import STDIN, Columns, Position, expand, read_rows
     from moodq_producer.bulk.running import workers
     from moodq_producer.bulk.tagging import Plan, Tagging
@@ -107,25 +112,37 @@ def tag(
         checkpoint.rows, frozenset(checkpoint.beyond), timeout,
     )  # fmt: skip
     rows = read_rows(paths, Columns(text_column, kept), forced, position)
+    page = Report(names[0]) if report is not None else None
     with workers(local=local), Client() as client:
         _need_workers(client)
         sink = Output(output, rejects, checkpoint)
         complete = False
+        written: list[str] = []  # ids whose results Redis need not keep once the checkpoint counts them
         try:
             with Progress(counts, position, quiet=quiet) as progress:
                 tagging = Tagging(client, rows, plan)
                 for one in tagging:
                     _write(sink, one, many=len(paths) > 1)
-                    counts.add(one.result)  # type: ignore[arg-type]
-                    sink.reached(tagging.rows_done, tagging.beyond, dict(counts.all))
+                    counts.add(one.result)
+                    if page is not None:
+                        page.add(one.row.line, one.row.text, one.result)
+                    written.append(one.result.id)
+                    if sink.due:
+                        sink.save(tagging.rows_done, tagging.beyond, dict(counts.all))
+                        client.forget(written)
+                        written.clear()
                     progress.step()
             complete = True
         except BrokenPipeError:
             ctx.exit(EXIT_PARTIAL)
         finally:
             sink.close(complete=complete)
+            if complete:
+                client.forget(written)
             if not complete and output is not None:
                 click.echo(f"moodq: {progress.told()}; go on with the same command and --resume", err=True)
+        if report is not None and page is not None:
+            report.write_text(page.page(f"{', '.join(names)} of {', '.join(files)}"), "utf-8")
         if not quiet:
             click.echo(f"moodq: {progress.told()}", err=True)
     ctx.exit(EXIT_PARTIAL if counts.all["failed"] else EXIT_COMPLETE)
@@ -133,8 +150,6 @@ def tag(
 
 def _write(sink: Output, one: Tagged, *, many: bool) -> None:
     result, row = one.result, one.row
-    if result is None:
-        raise RuntimeError(f"row {row.number} was given without a result")
     record: dict[str, Any] = {"file": row.file} if many else {}
     record |= {"line": row.line, **({"columns": row.kept} if row.kept else {}), "text": row.text}
     if result.error is not None:

@@ -65,31 +65,37 @@ class Output:
         else:
             self._reject_bytes += self._rejects.write(_line(record))
 
-    def reached(self, rows: int, beyond: list[int], counts: dict[str, int]) -> None:
-        """All rows before ``rows`` are written; saved every now and then."""
+    @property
+    def due(self) -> bool:
+        """Whether it is time to ``save``."""
+        return time.monotonic() - self._saved_at >= EVERY_S
+
+    def save(self, rows: int, beyond: list[int], counts: dict[str, int]) -> None:
+        """All rows before ``rows``, and those of ``beyond``, are written, and never asked for again."""
         self.checkpoint.rows, self.checkpoint.beyond = rows, beyond
         self.checkpoint.counts = counts
-        if self._path is not None and time.monotonic() - self._saved_at >= EVERY_S:
-            self._save()
+        self._save()
 
     def close(self, *, complete: bool) -> None:
-        """Save what is written; the checkpoint of a complete run goes."""
-        if self._path is None:
-            self._file.flush()
-        else:
+        """Let go of the files. The checkpoint of a complete run goes; another stays as last saved, and
+        what was written since is cut off when the run is gone on with."""
+        if complete and self._path is not None:
             self._save()
-            self._file.close()
-            if complete:
-                checkpoint_path(self._path).unlink(missing_ok=True)
-        if self._rejects is not None:
-            self._rejects.close()
+            checkpoint_path(self._path).unlink(missing_ok=True)
+        self._file.flush()
+        for file in (self._file if self._path is not None else None, self._rejects):
+            if file is not None:
+                file.close()
 
     def _save(self) -> None:
-        assert self._path is not None  # noqa: S101 - callers look
-        for file in (self._file, self._rejects):
-            if file is not None:
-                file.flush()
-                os.fsync(file.fileno())
+        self._saved_at = time.monotonic()
+        files = [file for file in (self._file, self._rejects) if file is not None]
+        for file in files:
+            file.flush()
+        if self._path is None:
+            return
+        for file in files:
+            os.fsync(file.fileno())
         self.checkpoint.bytes, self.checkpoint.reject_bytes = self._bytes, self._reject_bytes
         path = checkpoint_path(self._path)
         new = path.with_name(path.name + ".new")
@@ -98,7 +104,6 @@ class Output:
             saved.flush()
             os.fsync(saved.fileno())
         new.replace(path)
-        self._saved_at = time.monotonic()
 
 
 def checkpoint_path(output: Path) -> Path:

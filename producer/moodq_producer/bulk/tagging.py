@@ -25,8 +25,16 @@ WINDOW = 10_000
 REMEMBERED = 100_000
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Tagged:
+    row: Row
+    result: Result
+
+
+@dataclass(slots=True)
+class _Underway:
+    """A row on its way; ``result`` is None until it is there."""
+
     row: Row
     result: Result | None = None
 
@@ -56,13 +64,13 @@ class Tagging:
         self._client = client
         self._plan = plan
         self._rows = self._chosen(rows)
-        self._underway: deque[Tagged] = deque()
-        self._by_id: dict[str, Tagged] = {}
+        self._underway: deque[_Underway] = deque()
+        self._by_id: dict[str, _Underway] = {}
         self._sent: deque[str] = deque()
         self._read_all = False
-        self._ready: deque[Tagged] = deque()
-        self._first: OrderedDict[bytes, Tagged] = OrderedDict()
-        self._like: dict[int, list[Tagged]] = {}
+        self._ready: deque[_Underway] = deque()
+        self._first: OrderedDict[bytes, _Underway] = OrderedDict()
+        self._like: dict[int, list[_Underway]] = {}
         self._given: set[int] = set(plan.beyond)
         self.rows_done = plan.skip
         self.reused = 0
@@ -110,7 +118,7 @@ class Tagging:
 
     def _item(self, row: Row) -> RequestItem | None:
         """What is to be sent for ``row``; None when its result is known, or comes with another's."""
-        plan, one = self._plan, Tagged(row)
+        plan, one = self._plan, _Underway(row)
         self._underway.append(one)
         id = f"{plan.run}-{row.number}"
         try:
@@ -126,7 +134,7 @@ class Tagging:
         self._by_id[id] = one
         return item
 
-    def _joins(self, one: Tagged) -> bool:
+    def _joins(self, one: _Underway) -> bool:
         """Whether an equal text is under way or done; ``one`` then shares its result."""
         key = blake2b(one.row.text.encode(), digest_size=16).digest()
         first = self._first.get(key)
@@ -144,7 +152,7 @@ class Tagging:
             self._like.setdefault(first.row.number, []).append(one)
         return True
 
-    def _ended(self, one: Tagged) -> None:
+    def _ended(self, one: _Underway) -> None:
         if not self._plan.ordered:
             self._ready.append(one)
 
@@ -152,15 +160,18 @@ class Tagging:
         while self._ready:
             one = self._ready.popleft()
             self._given.add(one.row.number)
-            yield one
+            yield Tagged(one.row, _known(one))
         while self._underway and self._underway[0].result is not None:
             one = self._underway.popleft()
+            self._given.discard(one.row.number)
+            self.rows_done = one.row.number + 1
             if self._plan.ordered:
-                self.rows_done = one.row.number + 1
-                yield one
-            else:
-                self._given.discard(one.row.number)
-                self.rows_done = one.row.number + 1
+                yield Tagged(one.row, _known(one))
+
+
+def _known(one: _Underway) -> Result:
+    assert one.result is not None  # noqa: S101 - callers look
+    return one.result
 
 
 class _Feed:
