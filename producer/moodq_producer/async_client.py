@@ -132,7 +132,7 @@ class AsyncClient:
         redis = await self._connected()
         with redis_errors(self._url):
             value = await redis.get(result_key(id))
-        return None if value is None else parse_result(value)
+        return None if value is None else parse_result(value, id)
 
     async def wait(
         self,

@@ -148,7 +148,7 @@ class Client:
         """The result of an item if it is there now; None before it is done and after its TTL."""
         with self._errors():
             value = self._redis.get(result_key(id))
-        return None if value is None else parse_result(value)
+        return None if value is None else parse_result(value, id)
 
     def wait(
         self, ids: Iterable[str], timeout: float | None = None, *, idle_timeout: float | None = None

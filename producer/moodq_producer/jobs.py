@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from redis import Redis
 from rq.job import JOB_ID_PATTERN, Job, JobStatus, Retry
@@ -63,7 +64,13 @@ class JobMaker:
         raw = {"tasks": names, **filled, **_raw(source)}
         if self.settings.long_text == "truncate":
             raw.setdefault("long_text", "truncate")  # the worker cuts, and may be configured otherwise
-        return parse_item(raw, self._limits)
+        prefix = self.settings.id_prefix
+        if prefix and raw.get("id") is None:
+            raw["id"] = prefix + uuid4().hex
+        item = parse_item(raw, self._limits)
+        if not item.id.startswith(prefix):
+            raise BadInput(f"field 'id': must begin with {prefix!r}, which is MOODQ_ID_PREFIX")
+        return item
 
     def numbered_items(
         self, sources: Iterable[Source], tasks: Sequence[str] | str, lang: str | None
@@ -84,7 +91,7 @@ class JobMaker:
             JOB_FUNCTION,
             args=[job_payload(list(items))],
             connection=connection,
-            id=job_id([item.id for item in items]),
+            id=job_id([item.id for item in items], settings.id_prefix),
             origin=queue,
             status=JobStatus.QUEUED,
             description=f"moodq: {count} item{'s' if count > 1 else ''}",  # RQ would put the text here
@@ -128,13 +135,13 @@ class JobMaker:
         return chunk
 
 
-def job_id(item_ids: Sequence[str]) -> str:
+def job_id(item_ids: Sequence[str], prefix: str = "") -> str:
     """A single item's job has the item's id; any other gets one that follows from its items, so that the
     same chunk sent again is known. RQ allows fewer characters than an item's id may have."""
     if len(item_ids) == 1 and JOB_ID_PATTERN.fullmatch(item_ids[0]):
         return item_ids[0]
     digest = hashlib.sha256("\n".join(item_ids).encode()).hexdigest()[:32]
-    return f"{'item' if len(item_ids) == 1 else 'chunk'}-{digest}"
+    return f"{prefix}{'item' if len(item_ids) == 1 else 'chunk'}-{digest}"
 
 
 def settings_from(given: Settings | str | None) -> Settings:

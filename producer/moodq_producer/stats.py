@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import NoPermissionError
 from rq.job import Job
 from rq.queue import Queue
 from rq.utils import as_text, str_to_date
@@ -61,7 +62,12 @@ def _queue_stats(connection: Redis, name: str) -> QueueStats:
 
 
 def _age_s(connection: Redis, head: bytes | None) -> float | None:
-    enqueued_at = connection.hget(Job.key_for(as_text(head)), "enqueued_at") if head else None
+    if not head:
+        return None
+    try:
+        enqueued_at = connection.hget(Job.key_for(as_text(head)), "enqueued_at")
+    except NoPermissionError:
+        return None  # a Redis user that may not see texts
     if not enqueued_at:
         return None
     try:
