@@ -121,7 +121,7 @@ def result(data: bytes) -> str:
     event, _, rest = data.partition(b"\n")
     following(event if event != b"done" else b"", rest)
     try:
-        parse_result(data)
+        parse_result(data, "a")
         following(b"done", data)
     except BadInput as error:
         if "a" not in waiting.refused:
