@@ -73,7 +73,7 @@ def check_port(url: str) -> None:
         urlsplit(url).port  # noqa: B018
     except ValueError:
         raise ConfigError(
-            "MOODQ_REDIS_URL: its port is no number; a password has %2F for /, %3F for ?, %23 for #, %40 for @"
+            "MOODQ_REDIS_URL: its port is no number; a password has %2F for /, %3F for ?, %23 for #"
         ) from None
 
 
