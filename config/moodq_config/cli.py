@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from moodq_config.errors import ConfigError, ErrorCode, MoodqError
+from moodq_config.printable import printable
 
 COMMAND_GROUP = "moodq.commands"
 
@@ -112,7 +113,9 @@ def main() -> None:
 
 
 def _end(error: MoodqError) -> NoReturn:
-    click.echo(f"moodq: {error}", err=True)
+    # Line by line: an error about several settings has several.
+    for line in f"moodq: {error}".split("\n"):
+        click.echo(printable(line), err=True)
     sys.exit(error.exit_code)
 
 

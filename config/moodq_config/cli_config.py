@@ -7,6 +7,7 @@ import json
 import click
 
 from moodq_config.memory import MIB, MemoryBound, memory_bound
+from moodq_config.printable import printable
 from moodq_config.settings import ENV_PREFIX, Settings, load_settings, mask_url, origins
 
 
@@ -44,7 +45,7 @@ def command(as_json: bool) -> None:
 
     table = Table("variable", "value", "from", "meaning", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # as Text: a URL's [fe80::1] is no markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # as Text: a URL's [fe80::1] is no markup
     console = Console()
     console.print(table)
     console.print("\n" + memory_lines(memory_bound(settings)), markup=False, highlight=False, soft_wrap=True)
@@ -83,5 +84,7 @@ def shown_value(settings: Settings, field: str) -> str:
     if field == "redis_url":
         return mask_url(value)
     if isinstance(value, dict):
-        return ",".join(f"{name}={part:g}" for name, part in value.items())
+        return ",".join(
+            f"{name}={part if isinstance(part, str) else format(part, 'g')}" for name, part in value.items()
+        )
     return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -40,13 +40,13 @@ WORKER_INFO_PREFIX = "moodq:worker:"
 _JOB_ID = re.compile(r"[A-Za-z0-9_\-]+")
 
 
-def job_id(item_ids: Sequence[str]) -> str:
+def job_id(item_ids: Sequence[str], prefix: str = "") -> str:
     """A single item's job has the item's id; any other gets one that follows from its items, so that the
     same chunk sent again is known. RQ allows fewer characters than an item's id may have."""
     if len(item_ids) == 1 and _JOB_ID.fullmatch(item_ids[0]):
         return item_ids[0]
     digest = hashlib.sha256("\n".join(item_ids).encode()).hexdigest()[:32]
-    return f"{'item' if len(item_ids) == 1 else 'chunk'}-{digest}"
+    return f"{prefix}{'item' if len(item_ids) == 1 else 'chunk'}-{digest}"
 
 
 def result_key(item_id: str) -> str:

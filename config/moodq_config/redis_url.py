@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from moodq_config.errors import ConfigError, Unavailable
 
@@ -66,15 +66,34 @@ def _not_sentinel(what: str, example: str) -> ConfigError:
     return ConfigError(f"MOODQ_REDIS_URL: a Sentinel URL names {what}, as in {example}")
 
 
+def check_port(url: str) -> None:
+    """Raises ``ConfigError`` for a URL of one server whose port is none, without what urllib says of it: that
+    quotes the password when a ``/`` in it was not escaped."""
+    try:
+        urlsplit(url).port  # noqa: B018
+    except ValueError:
+        raise ConfigError(
+            "MOODQ_REDIS_URL: its port is no number; a password has %2F for /, %3F for ?, %23 for #"
+        ) from None
+
+
 def embedded_url_file(settings: Settings) -> Path:
     """Where ``moodq up`` writes the URL of the embedded server it started."""
     return settings.data_dir / "valkey" / "url"
 
 
 def server_url(settings: Settings) -> str:
-    """The Redis URL to use. Raises ``Unavailable`` (redis_unreachable) when there is none."""
+    """The Redis URL to use, with the files of TLS as redis-py takes them. Raises ``Unavailable``
+    (redis_unreachable) when there is none."""
     if settings.redis_url is not None:
-        return settings.redis_url
+        files = {
+            "ssl_ca_certs": settings.redis_ca_file,
+            "ssl_certfile": settings.redis_cert_file,
+            "ssl_keyfile": settings.redis_key_file,
+        }
+        named = urlencode({name: str(path) for name, path in files.items() if path is not None})
+        joint = "&" if "?" in settings.redis_url else "?"
+        return f"{settings.redis_url}{joint}{named}" if named else settings.redis_url
     try:
         return embedded_url_file(settings).read_text("utf-8").strip()
     except FileNotFoundError:
@@ -89,8 +108,21 @@ def mask_url(url: str) -> str:
     return _PASSWORD_IN_USER_PART.sub(r"//\1:***@", _PASSWORD_IN_QUERY.sub(r"\1=***", url))
 
 
+def secrets_in(url: str) -> tuple[str, ...]:
+    """The passwords in ``url``, as written there and as sent: what no log may hold."""
+    found = [match[1] for match in _PASSWORD.finditer(url)]
+    return tuple(dict.fromkeys(form for one in found for form in (one, unquote(one)) if form))
+
+
+def mask_urls(text: str) -> str:
+    """``text`` with the password of every URL in it replaced."""
+    return _PASSWORD_IN_ANY_URL.sub(r"\1:***@", _PASSWORD_IN_QUERY.sub(r"\1=***", text))
+
+
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\[\]:@/\s]+))(?::(?P<port>\d{1,5}))?")
 #: redis-py takes ``unix://…?password=…``, and sentinel_password, ssl_password likewise.
-_PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^&=]*password)=[^&]*")
+_PASSWORD_IN_QUERY = re.compile(r"(?i)([?&][^&=\s]*password)=[^&\s]*")
 #: Up to the last ``@``: a password in which ``/``, ``?`` or ``#`` was not escaped is hidden as well.
 _PASSWORD_IN_USER_PART = re.compile(r"//([^:/@]*):.*@")
+_PASSWORD_IN_ANY_URL = re.compile(r"(\b[a-z][a-z0-9+.]*://[^:/@\s]*):\S*@")
+_PASSWORD = re.compile(r"(?i)(?:^[a-z+]+://[^:/@]*:|[?&][^&=]*password=)((?<=:).*(?=@)|(?<==)[^&]*)")

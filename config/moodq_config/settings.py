@@ -23,6 +23,7 @@ from moodq_config.errors import ConfigError
 from moodq_config.names import BULK, INTERACTIVE
 from moodq_config.redis_url import (
     SERVER_SCHEMES,
+    check_port,
     embedded_url_file,
     mask_url,
     sentinel_url,
@@ -41,6 +42,7 @@ __all__ = [
     "server_url",
 ]
 
+IdPrefix = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,32}$")]
 QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
 
 
@@ -60,6 +62,13 @@ class Settings(BaseSettings):
         description="redis://, rediss:// or unix:// URL, or sentinel://host,host,host/service/db "
         "(rediss+sentinel:// with TLS); unset: the embedded server of `moodq up` in the data folder",
     )
+    redis_ca_file: Path | None = Field(
+        None, description="PEM file of the authorities that sign Redis's certificate; unset: the system's"
+    )
+    redis_cert_file: Path | None = Field(
+        None, description="PEM file of this client's certificate, for a Redis that asks for one"
+    )
+    redis_key_file: Path | None = Field(None, description="PEM file of the key of MOODQ_REDIS_CERT_FILE")
     data_dir: Path = Field(
         default_factory=_default_data_dir, description="models and the embedded server's files"
     )
@@ -116,6 +125,16 @@ class Settings(BaseSettings):
     )
     client_name: str = Field(
         "default", pattern=r"^[A-Za-z0-9_.\-]{1,64}$", description="producers of one name share one rate"
+    )
+    id_prefix: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_\-]{0,32}$",
+        description="what ids that a producer sends begin with; ids it makes up get it",
+    )
+    queue_id_prefixes: Annotated[dict[QueueName, IdPrefix], NoDecode] = Field(
+        {},
+        description="what ids of jobs and items on a queue must begin with, as shop=shop-; a worker touches "
+        "no others, so that producers with a queue and a Redis user each cannot answer for one another",
     )
     max_items_per_s: float = Field(
         0.0,
@@ -208,6 +227,9 @@ class Settings(BaseSettings):
 
     # logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
+    log_texts: bool = Field(
+        False, description="log texts, metadata and the words of errors that may quote them"
+    )
 
     @field_validator("queues", mode="before")
     @classmethod
@@ -218,13 +240,21 @@ class Settings(BaseSettings):
             else value
         )
 
-    @field_validator("queue_weights", mode="before")
+    @field_validator("queue_weights", "queue_id_prefixes", mode="before")
     @classmethod
     def _split_weights(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
         return {name.strip(): weight.strip() for name, _, weight in pairs}
+
+    @field_validator("queue_id_prefixes")
+    @classmethod
+    def _known_queues(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        for name in value:
+            if name not in info.data.get("queues", ()):
+                raise ValueError(f"{name!r} is not one of MOODQ_QUEUES")
+        return value
 
     @field_validator("queue_weights")
     @classmethod
@@ -240,14 +270,28 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, value: str | None) -> str | None:
-        if value is None or value.partition("://")[0] in SERVER_SCHEMES:
-            return value
+        if value is None:
+            return None
         try:
+            if value.partition("://")[0] in SERVER_SCHEMES:
+                check_port(value)
+                return value
             if sentinel_url(value) is not None:
                 return value
         except ConfigError as error:
             raise ValueError(error.message.removeprefix("MOODQ_REDIS_URL: ")) from None
         raise ValueError("must begin with redis://, rediss://, unix://, sentinel:// or rediss+sentinel://")
+
+    @field_validator("redis_ca_file", "redis_cert_file", "redis_key_file")
+    @classmethod
+    def _readable(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        if not (info.data.get("redis_url") or "").startswith("rediss"):
+            raise ValueError("goes with a MOODQ_REDIS_URL that begins with rediss://")
+        if not value.is_file():
+            raise ValueError(f"{value} is not a file")
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -140,7 +140,7 @@ class AsyncClient:
         redis = await self._connected()
         with redis_errors(self._url):
             value = await redis.get(result_key(id))
-        return None if value is None else parse_result(value)
+        return None if value is None else parse_result(value, id)
 
     async def wait(
         self,
@@ -211,7 +211,7 @@ class AsyncClient:
         redis = await self._connected()
         with redis_errors(self._url):
             before = await redis.register_script(CANCEL_SCRIPT)(keys=cancel_keys(id), args=args)
-        return was_cancelled(parse_result(before) if before else None)
+        return was_cancelled(parse_result(before, id) if before else None)
 
     async def workers_alive(self) -> int:
         """How many workers have a living heartbeat."""

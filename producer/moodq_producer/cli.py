@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moodq_config.errors import BadInput, ErrorCode, WaitTimeout
+from moodq_config.printable import printable
 
 if TYPE_CHECKING:
     from moodq_config.contracts import Result
@@ -224,7 +225,8 @@ def _print_ids(outcomes: Iterator[Outcome], as_json: bool) -> int:
                 _show([(outcome.name, outcome.result)], [], as_json, title="text")
             elif outcome.result.error is not None:
                 error = outcome.result.error
-                click.echo(f"moodq: {outcome.result.id}: {error.code}: {error.message}", err=True)
+                told = f"moodq: {outcome.result.id}: {error.code}: {error.message}"
+                click.echo(printable(told), err=True)
         else:
             click.echo(json.dumps({"id": outcome.id}) if as_json else outcome.id)
     return EXIT_FAILED_ITEM if failed else EXIT_OK

@@ -31,8 +31,8 @@ def cancel(ctx: click.Context, item_ids: tuple[str, ...], as_json: bool) -> None
     \b
     Exit codes: 0 all are cancelled; 3 one had ended before, or an id is none; 4 Redis does not answer.
     """
+    from moodq_config.printable import printable
     from moodq_producer.client import Client
-    from moodq_producer.screen import printable
 
     late = False
     with Client() as client:
@@ -92,8 +92,8 @@ def drain(queue: str | None, worker: str | None, wait_s: float) -> None:
     Exit codes: 0 asked, or ended with --wait; 4 Redis does not answer, or there is no such worker; 6 not
     ended in time.
     """
+    from moodq_config.printable import printable
     from moodq_producer import control
-    from moodq_producer.screen import printable
 
     with _connection() as connection:
         names = control.drain(connection, queue=queue, worker=worker)

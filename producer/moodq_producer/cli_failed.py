@@ -76,7 +76,7 @@ def show(job_id: str, texts: bool, as_json: bool) -> None:
     \b
     Exit codes: 0 shown; 3 no such failed job; 4 Redis does not answer.
     """
-    from moodq_producer.screen import printable
+    from moodq_config.printable import printable
 
     with _failed_jobs(None) as jobs:
         job = _found(jobs, job_id)
@@ -146,7 +146,7 @@ def _chosen(
 def _found(jobs: FailedJobs, id: str) -> FailedJob:
     job = jobs.find(id)
     if job is None:
-        from moodq_producer.screen import printable
+        from moodq_config.printable import printable
 
         raise BadInput(
             f"no failed job {printable(id)!r}; `moodq failed list` shows those there are (they are kept for "

@@ -162,7 +162,7 @@ class Client:
         """The result of an item if it is there now; None before it is done and after its TTL."""
         with self._errors():
             value = self._redis.get(result_key(id))
-        return None if value is None else parse_result(value)
+        return None if value is None else parse_result(value, id)
 
     def forget(self, ids: Sequence[str]) -> None:
         """Delete results, and the events of their items, that need not be kept until their TTL ends."""
@@ -228,7 +228,7 @@ class Client:
         args = cancel_args(id, self.settings)
         with self._errors():
             before: Any = self._cancel_script(keys=cancel_keys(id), args=args)
-        return was_cancelled(parse_result(before) if before else None)
+        return was_cancelled(parse_result(before, id) if before else None)
 
     def workers_alive(self) -> int:
         """How many workers have a living heartbeat."""

@@ -37,6 +37,7 @@ class Following:
     """Where one reader stands in an item's event stream. ``ended`` once the result has come."""
 
     def __init__(self, id: str) -> None:
+        self._id = id
         self._key = events_key(id)
         self._last = "0-0"
         self.ended = False
@@ -56,7 +57,7 @@ class Following:
         for _, entries in reply or ():
             for entry_id, fields in entries:
                 self._last = entry_id.decode()
-                event = _event(fields)
+                event = _event(fields, self._id)
                 if event is not None:
                     events.append(event)
                 if event is not None and event.kind == "done":
@@ -69,15 +70,15 @@ class Following:
         if value is None:
             return []
         self.ended = True
-        return [Event("done", result=parse_result(value))]
+        return [Event("done", result=parse_result(value, self._id))]
 
 
-def _event(fields: dict[bytes, bytes]) -> Event | None:
+def _event(fields: dict[bytes, bytes], id: str) -> Event | None:
     """None for what this version cannot read: the result holds all that the events before it tell. A result
     that cannot be read raises ``BadInput``."""
     kind, data = fields.get(b"event"), fields.get(b"data", b"")
     if kind == b"done":
-        return Event("done", result=parse_result(data))
+        return Event("done", result=parse_result(data, id))
     try:
         if kind == b"label":
             return Event("label", labels=_LABELS.validate_json(data))

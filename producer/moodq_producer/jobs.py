@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from redis import Redis
 from rq.job import Job, JobStatus, Retry
@@ -66,7 +67,13 @@ class JobMaker:
         raw = {"tasks": names, **filled, **_raw(source)}
         if self.settings.long_text == "truncate":
             raw.setdefault("long_text", "truncate")  # the worker cuts, and may be configured otherwise
-        return parse_item(raw, self._limits)
+        prefix = self.settings.id_prefix
+        if prefix and raw.get("id") is None:
+            raw["id"] = prefix + uuid4().hex
+        item = parse_item(raw, self._limits)
+        if not item.id.startswith(prefix):
+            raise BadInput(f"field 'id': must begin with {prefix!r}, which is MOODQ_ID_PREFIX")
+        return item
 
     def numbered_items(
         self, sources: Iterable[Source], tasks: Sequence[str] | str, lang: str | None
@@ -87,7 +94,7 @@ class JobMaker:
             JOB_FUNCTION,
             args=[job_payload(list(items))],
             connection=connection,
-            id=job_id([item.id for item in items]),
+            id=job_id([item.id for item in items], settings.id_prefix),
             origin=queue,
             status=JobStatus.QUEUED,
             description=f"moodq: {count} item{'s' if count > 1 else ''}",  # RQ would put the text here

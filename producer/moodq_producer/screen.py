@@ -1,19 +1,15 @@
-"""What the command line shows: tables for a person, JSON lines for a program, nothing raw from a text.
-
-A text may hold escape sequences that rewrite a terminal, or characters that reverse what is read; they are
-shown as escapes.
-"""
+"""What the command line shows: tables for a person, JSON lines for a program, nothing raw from a text
+(``moodq_config.printable`` says what that means)."""
 
 from __future__ import annotations
 
 import json
-import re
 import time
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from moodq_config.contracts import GeneratedText, LabelScores, Result, ResultStatus
+from moodq_config.printable import escaped, printable, printable_json
 from moodq_producer.following import Event
 
 if TYPE_CHECKING:
@@ -25,20 +21,10 @@ if TYPE_CHECKING:
 #: Characters of a text a table shows.
 SHOWN_TEXT_CHARS = 60
 
-_JOINERS = "\u200c\u200d"  # parts of emoji and of some scripts: invisible, and harmless
-_NOT_PRINTED_IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def printable(text: str) -> str:
-    """``text`` on one line, with control and direction characters as ``\\x1b``-like escapes."""
-    spaced = " ".join(text.split()) if not text.isprintable() else text
-    return "".join(char if _harmless(char) else _escaped(char) for char in spaced)
-
 
 def json_line(result: Result) -> str:
     """The result as its key holds it, with the control characters JSON would let through escaped."""
-    body = result.model_dump_json(exclude_none=True)
-    return _NOT_PRINTED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", body)
+    return printable_json(result.model_dump_json(exclude_none=True))
 
 
 def event_line(event: Event) -> str:
@@ -47,22 +33,21 @@ def event_line(event: Event) -> str:
         return '{"event": "done", "result": ' + json_line(event.result) + "}"
     labels = {task: scores.model_dump() for task, scores in event.labels.items()}
     told = {"labels": labels} if event.kind == "label" else {"task": event.task, "text": event.text}
-    body = json.dumps({"event": event.kind, **told}, ensure_ascii=False)
-    return _NOT_PRINTED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", body)
+    return printable_json(json.dumps({"event": event.kind, **told}, ensure_ascii=False))
 
 
 def event_text(event: Event) -> str:
     """One event for a person: labels on a line, a reply's text as it comes, and the time it took."""
     if event.kind == "label":
         return "".join(
-            f"{task}: {printable(scores.label)} {scores.probability:.0%}\n"
+            f"{printable(task)}: {printable(scores.label)} {scores.probability:.0%}\n"
             for task, scores in event.labels.items()
         )
     if event.kind == "token":
-        return "".join(char if char == "\n" or _harmless(char) else _escaped(char) for char in event.text)
+        return escaped(event.text, keep="\n")
     if event.result is None or event.result.error is not None:
         error = event.result.error if event.result else None
-        return f"failed: {error.code}: {printable(error.message)}\n" if error else ""
+        return printable(f"failed: {error.code}: {error.message}") + "\n" if error else ""
     generated = any(isinstance(found, GeneratedText) for found in event.result.results.values())
     lines = "" if generated else event_text(Event("label", labels=_labels(event.result)))
     return f"{chr(10) if generated else lines}{_total_ms(event.result)} ms\n"
@@ -80,7 +65,7 @@ def results_table(rows: Sequence[tuple[str, Result | None]], tasks: Sequence[str
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(title, overflow="fold")
     for task in tasks:
-        table.add_column(task, overflow="fold")
+        table.add_column(Text(printable(task)), overflow="fold")
     table.add_column("ms", justify="right", no_wrap=True)
     for name, result in rows:
         table.add_row(Text(_short(printable(name))), *_cells(result, tasks), Text(_total_ms(result)))
@@ -171,11 +156,3 @@ def _total_ms(result: Result | None) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= SHOWN_TEXT_CHARS else text[: SHOWN_TEXT_CHARS - 1] + "…"
-
-
-def _harmless(char: str) -> bool:
-    return char in _JOINERS or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import NoPermissionError
 from rq.job import Job
 from rq.queue import Queue
 from rq.suspension import is_suspended
@@ -62,11 +63,13 @@ def _states(connection: Redis, workers: Sequence[str]) -> dict[str, str]:
     with connection.pipeline(transaction=False) as pipe:
         for name in workers:
             pipe.hmget(WORKER_PREFIX + name, ["state", "shutdown_requested_date"])
-        found = pipe.execute()
-    return {
-        name: "draining" if draining else as_text(state or b"")
-        for name, (state, draining) in zip(workers, found, strict=True)
-    }
+        found = pipe.execute(raise_on_error=False)
+    states = {}
+    for name, answer in zip(workers, found, strict=True):
+        # An entry that is no worker's hash, or that this Redis user may not read, tells nothing.
+        state, draining = (b"", None) if isinstance(answer, Exception) else answer
+        states[name] = "draining" if draining else as_text(state or b"")
+    return states
 
 
 def _queue_stats(connection: Redis, name: str) -> QueueStats:
@@ -83,7 +86,12 @@ def _queue_stats(connection: Redis, name: str) -> QueueStats:
 
 
 def _age_s(connection: Redis, head: bytes | None) -> float | None:
-    enqueued_at = connection.hget(Job.key_for(as_text(head)), "enqueued_at") if head else None
+    if not head:
+        return None
+    try:
+        enqueued_at = connection.hget(Job.key_for(as_text(head)), "enqueued_at")
+    except NoPermissionError:
+        return None  # a Redis user that may not see texts
     if not enqueued_at:
         return None
     try:

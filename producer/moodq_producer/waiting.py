@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-
 from moodq_config.contracts import CONTRACT_VERSION, Result
 from moodq_config.errors import BadInput, ErrorCode, Unavailable, WaitTimeout
 from moodq_config.names import EVENTS_PREFIX, events_key, result_key
@@ -98,7 +96,7 @@ class Waiting:
 
     def _parsed(self, id: str, value: bytes | str) -> list[Result]:
         try:
-            return [parse_result(value)]
+            return [parse_result(value, id)]
         except BadInput as error:
             if not self._keep_refused:
                 raise
@@ -149,11 +147,14 @@ class Patience:
         return time.monotonic() - self._began
 
 
-def parse_result(value: bytes | str) -> Result:
-    """A stored result. Raises ``BadInput`` (wrong_version) when this producer cannot read it."""
+def parse_result(value: bytes | str, id: str) -> Result:
+    """The stored result of ``id``. Raises ``BadInput`` (wrong_version) when this producer cannot read it."""
     try:
-        return Result.model_validate_json(value)
-    except ValidationError as error:
+        found = Result.model_validate_json(value)
+        if found.id != id:
+            raise ValueError("it is another item's")
+        return found
+    except ValueError as error:
         raise BadInput(
             f"the stored result is not of contract version {CONTRACT_VERSION}; use a producer and a worker "
             "of the same major version",

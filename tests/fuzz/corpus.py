@@ -48,8 +48,11 @@ WORDS = {
 
 
 def golden_files(target: str) -> list[bytes]:
-    """The golden files of a ``job`` or a ``result``."""
-    return [path.read_bytes() for path in sorted(GOLDEN.glob(f"{target}_v1_*.json"))]
+    """The golden files of a ``job`` or a ``result``; results of the id that the reader asks for."""
+    found = [path.read_bytes() for path in sorted(GOLDEN.glob(f"{target}_v1_*.json"))]
+    if target == "job":
+        return found
+    return [json.dumps(json.loads(one) | {"id": "a"}, ensure_ascii=False).encode() for one in found]
 
 
 def seeds(target: str) -> Iterator[bytes]:

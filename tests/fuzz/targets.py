@@ -95,7 +95,7 @@ def answer(id: str, *, request: RequestItem | None = None, error: ItemError | No
         finished_at="2026-01-02T03:04:05.678+00:00",
         metadata=request.metadata if request else None,
     )
-    if parse_result(result.model_dump_json(exclude_none=True)) != result:
+    if parse_result(result.model_dump_json(exclude_none=True), result.id) != result:
         raise AssertionError("a result must survive the way to the producer")
 
 
@@ -121,7 +121,7 @@ def result(data: bytes) -> str:
     event, _, rest = data.partition(b"\n")
     following(event if event != b"done" else b"", rest)
     try:
-        parse_result(data)
+        parse_result(data, "a")
         following(b"done", data)
     except BadInput as error:
         if "a" not in waiting.refused:

@@ -52,6 +52,12 @@ def server_binary(kind: str) -> str:
     return found
 
 
+@pytest.fixture(scope="session")
+def server_program() -> Callable[[str], str]:
+    """``server_binary``, for tests that start a server of their own."""
+    return server_binary
+
+
 @pytest.fixture(scope="session", params=["valkey", "redis"])
 def server_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server on a loopback port, without persistence, for the whole session."""

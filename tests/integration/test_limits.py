@@ -244,7 +244,7 @@ def test_a_long_text_is_cut_by_choice_and_its_result_says_so(
 
 
 def test_a_worker_that_is_told_to_cuts_what_says_nothing_and_remembers_the_beginning(
-    client: Client, push: Push, start_fake_worker: StartFakeWorker
+    connection: Any, client: Client, push: Push, start_fake_worker: StartFakeWorker
 ) -> None:
     start_fake_worker(MOODQ_MAX_TEXT_CHARS="10", MOODQ_LONG_TEXT="truncate")
     for id in ("first", "second"):
@@ -253,6 +253,10 @@ def test_a_worker_that_is_told_to_cuts_what_says_nothing_and_remembers_the_begin
         assert result.truncated is not None
         assert result.truncated.characters == Cut(kept=10, of=21)
         assert result.truncated.tokens is None
+        deadline = time.monotonic() + LONG_S
+        while not connection.hlen("moodq:cache:young"):  # it is remembered after it is delivered
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
     assert result.cached == "exact"
     push("third", data=data_of(GOOD | {"text": "A fine day at the sea", "long_text": "refuse"}))
     (result,) = client.wait(["third"], LONG_S)

@@ -137,3 +137,15 @@ def test_chunks_reads_no_further_than_it_has_to() -> None:
     assert next(chunks(source, 4)) == [0, 1, 2, 3]
     assert next(source) == 4
     assert list(chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_ids_begin_with_the_prefix_of_the_settings() -> None:
+    shop = maker(id_prefix="shop-", queues=("shop",))
+    made = shop.item("hello", "sentiment")
+    assert made.id.startswith("shop-")
+    assert shop.job([made], "shop", UNCONNECTED).id == made.id
+    dotted = shop.item("hello", "sentiment", id="shop-a.b")
+    assert shop.job([dotted], "shop", UNCONNECTED).id.startswith("shop-item-")
+    assert shop.job([made, dotted], "shop", UNCONNECTED).id.startswith("shop-chunk-")
+    with pytest.raises(BadInput, match="MOODQ_ID_PREFIX"):
+        shop.item("hello", "sentiment", id="bank-1")

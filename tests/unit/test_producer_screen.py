@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from moodq_config.contracts import GeneratedText, LabelScores, Result, ResultStatus
+from moodq_config.printable import printable
 from moodq_producer.screen import (
     bad_input_result,
     json_line,
-    printable,
     results_table,
     stats_table,
     workers_line,

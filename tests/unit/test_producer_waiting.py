@@ -8,6 +8,7 @@ import pytest
 
 from moodq_config.contracts import Result, ResultStatus
 from moodq_config.errors import BadInput, ErrorCode, Unavailable
+from moodq_producer.following import Following
 from moodq_producer.waiting import AWAY_S, WINDOW, Patience, Waiting, parse_result, wait_timeout
 
 
@@ -61,8 +62,24 @@ def test_the_window_bounds_the_streams_of_one_read() -> None:
 
 def test_a_result_of_another_contract_version_is_told_apart_from_a_failed_one() -> None:
     with pytest.raises(BadInput, match="contract version 1") as caught:
-        parse_result(stored("a").replace(b'"v":1', b'"v":2'))
+        parse_result(stored("a").replace(b'"v":1', b'"v":2'), "a")
     assert caught.value.code == ErrorCode.WRONG_VERSION
+
+
+def test_a_stored_result_of_another_id_is_refused() -> None:
+    with pytest.raises(BadInput):
+        parse_result(stored("a"), "b")
+
+
+@pytest.mark.parametrize("kind", ["label", "token"])
+@pytest.mark.parametrize(
+    "data", [b"", b"[", b"[]", b"1", b"null", b"{}", b'{"a": 1}', b"\xff", b"[" * 99_999]
+)
+def test_an_event_that_is_none_of_ours_ends_nobodys_stream(kind: str, data: bytes) -> None:
+    following = Following("a")
+    found = following.arrived([(b"moodq:events:a", [(b"1-0", {b"event": kind.encode(), b"data": data})])])
+    assert [event for event in found if event.labels or event.text] == []
+    assert not following.ended
 
 
 def test_blocking_never_asks_redis_to_block_for_ever() -> None:

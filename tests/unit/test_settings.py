@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from moodq_config.cli_config import command as config_command
 from moodq_config.errors import ConfigError, ErrorCode
 from moodq_config.redis_url import sentinel_url
-from moodq_config.settings import Settings, load_settings, mask_url, origins
+from moodq_config.settings import Settings, load_settings, mask_url, origins, server_url
 
 
 @pytest.fixture(autouse=True)
@@ -247,3 +248,28 @@ def test_the_config_table_shows_values_that_look_like_markup(monkeypatch: pytest
 def test_every_setting_but_the_self_evident_says_what_it_means() -> None:
     silent = {field for field, info in Settings.model_fields.items() if not info.description}
     assert silent <= {"device", "metrics_host", "log_level"}
+
+
+def test_the_files_of_tls_go_into_the_url_and_only_with_tls(tmp_path: Path) -> None:
+    ca = tmp_path / "our ca.pem"
+    ca.write_text("")
+    settings = load_settings(redis_url="rediss://u:p@h/0?a=b", redis_ca_file=ca)
+    assert server_url(settings) == f"rediss://u:p@h/0?a=b&ssl_ca_certs={quote_plus(str(ca))}"
+    with pytest.raises(ConfigError, match=r"MOODQ_REDIS_CA_FILE.*rediss"):
+        load_settings(redis_url="redis://h/0", redis_ca_file=ca)
+    with pytest.raises(ConfigError, match="is not a file"):
+        load_settings(redis_url="rediss://h/0", redis_key_file=tmp_path / "none")
+
+
+def test_a_password_that_breaks_the_url_is_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="%2F") as caught:
+        load_settings(redis_url="redis://:s3cr/et@h:6379/0")
+    assert "s3cr" not in str(caught.value)
+
+
+def test_prefixes_of_ids_are_for_known_queues_and_of_plain_characters() -> None:
+    settings = load_settings(queues="interactive,shop", queue_id_prefixes="shop=shop-")
+    assert settings.queue_id_prefixes == {"shop": "shop-"}
+    for wrong in ("bank=bank-", "shop=", "shop=a b", "shop=a:b"):
+        with pytest.raises(ConfigError, match="MOODQ_QUEUE_ID_PREFIXES"):
+            load_settings(queues="interactive,shop", queue_id_prefixes=wrong)

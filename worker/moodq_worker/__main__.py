@@ -6,23 +6,27 @@ import logging
 import sys
 
 from moodq_config.errors import MoodqError
+from moodq_config.logs import configure_logs
+from moodq_config.printable import printable
 from moodq_config.settings import load_settings
 from moodq_worker.wiring import run_worker
+
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Build the settings, run a worker; a MoodqError becomes one line on stderr."""
     try:
         settings = load_settings()
-        logging.basicConfig(
-            level=settings.log_level,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            stream=sys.stderr,
-        )
+        configure_logs(settings)
         return run_worker(settings)
     except MoodqError as error:
-        sys.stderr.write(f"moodq worker: {error}\n")
+        sys.stderr.write(printable(f"moodq worker: {error}") + "\n")
         return error.exit_code
+    except Exception:
+        # Python's own report would show the words of any error as they are.
+        log.critical("the worker ends: an error nobody foresaw", exc_info=True)
+        return MoodqError.exit_code
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from moodq_config.errors import MoodqError
+from moodq_config.printable import printable
 from moodq_config.settings import Settings
 from moodq_worker.up import running
 
@@ -80,14 +82,23 @@ def _table(sent: Sequence[Message], results: Sequence[dict[str, Any]]) -> Table:
         timings = result.get("timings_ms", {})
         row = [f"{timings[stage]:.0f}" if stage in timings else "" for stage in STAGES]
         if result["status"] != "done":
-            table.add_row(message.text, "failed", "", result["error"]["message"], *row)
+            table.add_row(_cell(message.text), "failed", "", _cell(result["error"]["message"]), *row)
             continue
         sentiment, reply = result["results"]["sentiment"], result["results"]["reply"]
         mark = "" if message.label in (None, sentiment["label"]) else f" (expected {message.label})"
         table.add_row(
-            message.text, sentiment["label"] + mark, f"{sentiment['probability']:.2f}", reply["text"], *row
+            _cell(message.text),
+            _cell(sentiment["label"] + mark),
+            f"{sentiment['probability']:.2f}",
+            _cell(reply["text"]),
+            *row,
         )
     return table
+
+
+def _cell(text: str) -> Text:
+    """As Text: a ``[b]`` in a message is no markup."""
+    return Text(printable(text))
 
 
 def _summary(sent: Sequence[Message], results: Sequence[dict[str, Any]], spent: float) -> Table:

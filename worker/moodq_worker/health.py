@@ -18,6 +18,9 @@ from moodq_config.errors import ErrorCode, Unavailable
 
 log = logging.getLogger(__name__)
 
+#: Seconds a peer may be silent: one that sends nothing keeps no thread for ever.
+REQUEST_TIMEOUT_S = 10
+
 #: Returns None when all is well, else what is not.
 Check = Callable[[], str | None]
 
@@ -58,6 +61,7 @@ def _handler(registry: CollectorRegistry, alive: Check, ready: Check) -> type[Ba
     class Handler(BaseHTTPRequestHandler):
         server_version = "moodq"
         sys_version = ""
+        timeout = REQUEST_TIMEOUT_S
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]

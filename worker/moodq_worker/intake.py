@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
@@ -43,6 +43,9 @@ class IntakeLimits:
     max_text_tokens: int
     max_metadata_bytes: int = 4_096
     long_text: LongText = "refuse"
+    log_texts: bool = False
+    #: By queue, what the ids of its items must begin with.
+    id_prefixes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Intake:
@@ -157,7 +160,8 @@ class Intake:
                 raise claim.error
             raws = read_payload(claim.job, max_items=self._limits.max_items_per_job)
         except MoodqError as error:
-            job.items = [self._item(job, id, error=error) for id in _ids_of(claim)]
+            prefix = self._limits.id_prefixes.get(claim.queue.name, "")
+            job.items = [self._item(job, id, error=error) for id in _ids_of(claim, prefix)]
             return job
         job.items = [self._parse(job, number, raw, len(raws)) for number, raw in enumerate(raws)]
         return job
@@ -166,12 +170,20 @@ class Intake:
         fallback = job.id if count == 1 else f"{job.id}-{number}"
         if isinstance(raw, dict) and "id" not in raw:
             raw = {**raw, "id": fallback}
+        prefix = self._limits.id_prefixes.get(job.claim.queue.name, "")
+        id = item_id(raw) or fallback
         try:
+            if not id.startswith(prefix):
+                # Told under an id of the job's own: the result of that id is somebody else's.
+                id = fallback
+                raise BadInput(f"field 'id': on this queue it must begin with {prefix!r}")
             request = parse_item(raw, self._item_limits)
         except BadInput as error:
-            return self._item(job, item_id(raw) or fallback, error=error)
+            return self._item(job, id, error=error)
         item = self._item(job, request.id)
         item.request = request
+        if self._limits.log_texts:
+            log.info("item %s: text %r, metadata %r", item.id, request.text, request.metadata)
         if request.deadline is not None:
             item.deadline = deadline_at(request.deadline)
             if item.over():
@@ -214,7 +226,7 @@ class Intake:
             stored, *answers = pipe.execute()
         if asked:
             for (item, task, _), answer in zip(asked, self._cache.found(*answers), strict=True):
-                if answer is not None:
+                if answer is not None and self._cache.fits(task, answer):
                     item.know(task, answer, self._cache.kind(task))
                     item.plan_again(self._tasks)
         for item, value in zip(items, stored, strict=True):
@@ -251,13 +263,13 @@ class Intake:
                     )
 
 
-def _ids_of(claim: Claim) -> list[str]:
+def _ids_of(claim: Claim, prefix: str) -> list[str]:
     """Whom to tell that a whole job is refused: its items as far as their ids can be read, else the job."""
     try:
         ids = [item_id(raw) for raw in claim.job.args[0]["items"]]
     except Exception:  # noqa: BLE001 - the job is refused already; nothing about its shape is known
         ids = []
-    return [id for id in ids if id is not None] or [str(claim.job.id)]
+    return [id for id in ids if id is not None and id.startswith(prefix)] or [str(claim.job.id)]
 
 
 def _outcome(value: bytes | str) -> str | None:
@@ -266,5 +278,5 @@ def _outcome(value: bytes | str) -> str | None:
         stored = json.loads(value)
         status = stored.get("status")
         return str(status if status == "done" else stored["error"]["code"])
-    except (ValueError, AttributeError, LookupError, TypeError):
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
         return None

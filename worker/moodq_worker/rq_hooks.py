@@ -82,9 +82,12 @@ class HookedWorker(BaseWorker):
         entry = {as_text(name): as_text(value) for name, value in self.connection.hgetall(self.key).items()}
         if not entry or "death" in entry:
             return
-        beat = entry.get("last_heartbeat")
-        age_s = (now() - utcparse(beat)).total_seconds() if beat else math.inf
-        ended = entry.get("hostname") == socket.gethostname() and not _alive(int(entry.get("pid") or 0))
+        try:
+            beat = entry.get("last_heartbeat")
+            age_s = (now() - utcparse(beat)).total_seconds() if beat else math.inf
+            ended = entry.get("hostname") == socket.gethostname() and not _alive(int(entry.get("pid") or 0))
+        except ValueError:
+            age_s, ended = math.inf, True  # no worker wrote this
         if age_s < self.lease_s and not ended:
             raise self._name_in_use()
         log.warning("a worker named %s ended without a word; taking its place", self.name)

@@ -20,6 +20,7 @@ from rq.registry import ScheduledJobRegistry
 from rq.scheduler import RQScheduler
 from rq.utils import as_text, now, utcformat
 
+from moodq_worker.outage import Outage
 from moodq_worker.rq_job import MoodqJob
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Scheduler:
 
     def __init__(self, move: Callable[[], int]) -> None:
         self._move = move
+        self._outage = Outage("no scheduled job becomes due")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
@@ -130,9 +132,12 @@ class Scheduler:
         self._thread.join(timeout=EVERY_S + 1)
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_S):
+        pause_s = EVERY_S
+        while not self._stop.wait(pause_s):
             try:
                 if moved := self._move():
                     log.info("%d scheduled jobs are due", moved)
+                self._outage.over()
+                pause_s = EVERY_S
             except RedisError as error:
-                log.warning("scheduled jobs not looked at: %s", error)
+                pause_s = max(EVERY_S, self._outage.failed(error))

@@ -60,11 +60,13 @@ local worker, worker_executions = KEYS[#KEYS - 1], KEYS[#KEYS]
 local claimed, bytes, stop = {}, 0, false
 for queue = 1, (#KEYS - 2) / 2 do
   local list, wip = KEYS[queue * 2 - 1], KEYS[queue * 2]
+  local prefix = conf.prefixes[queue]
   while #claimed < #ARGV - 1 and bytes < conf.enough_bytes do
     local id = redis.pcall('LPOP', list)
     if not id or type(id) == 'table' then break end
     local key = conf.job .. id
-    local size = redis.pcall('HLEN', key)
+    -- An id that is not this queue's belongs to somebody else: it is dropped here, the job is left alone.
+    local size = string.sub(id, 1, #prefix) == prefix and redis.pcall('HLEN', key)
     local attempt = type(size) == 'number' and count_of(redis.call('HGET', key, conf.attempts)) + 1
     local alone = attempt and attempt > 1 and attempt >= conf.max_attempts
     if alone and not (conf.empty_hands and #claimed == 0) then
@@ -227,9 +229,11 @@ class Scripts:
         busy: str,
         enough_bytes: int,
         empty_hands: bool,
+        prefixes: Sequence[str],
     ) -> list[list[Any]]:
         """``execution`` is the pattern of those to be registered under the ids of ``executions``. No more is
-        claimed once the jobs' data come to ``enough_bytes``."""
+        claimed once the jobs' data come to ``enough_bytes``. ``prefixes``: by queue, what its jobs' ids begin
+        with."""
         fields = {
             name: value for name, value in execution.serialize().items() if name not in ("id", "job_id")
         }
@@ -239,6 +243,7 @@ class Scripts:
             busy=busy,
             enough_bytes=enough_bytes,
             empty_hands=empty_hands,
+            prefixes=list(prefixes),
         )
         return cast("list[list[Any]]", self._claim(keys, [conf, *executions]))
 

@@ -12,7 +12,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from rq.utils import as_text, now, utcformat
 from rq.worker.base import WorkerStatus
 
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
+from moodq_worker.connection import passing
 from moodq_worker.doorbell import Doorbell
 from moodq_worker.items import Item
 from moodq_worker.rq_claim import Claim, TakenOver, fresh_ids
@@ -65,6 +67,7 @@ class BatchWorker(HookedWorker):
     """An RQ worker that holds many executions at once.
 
     ``lease_s``: seconds after the last ``beat`` at which another worker takes the jobs in hand over.
+    ``id_prefixes``: by queue, what the ids of its jobs begin with; jobs of other ids are left alone.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class BatchWorker(HookedWorker):
         failure_ttl_s: int,
         limits: JobLimits | None = None,
         max_events: int = MAX_EVENTS,
+        id_prefixes: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(
             list(queues),
@@ -93,6 +97,7 @@ class BatchWorker(HookedWorker):
         self.lease_s = lease_s
         self._max_attempts = max_attempts
         self._failure_ttl_s = failure_ttl_s
+        self._id_prefixes = id_prefixes or {}
         self._limits = limits or JobLimits()
         self._scripts = Scripts(
             self.connection, lease_s=lease_s, max_attempts=max_attempts, failure_ttl_s=failure_ttl_s
@@ -184,6 +189,7 @@ class BatchWorker(HookedWorker):
             busy=WorkerStatus.BUSY.value,
             enough_bytes=CLAIM_BYTES,
             empty_hands=not self.executions,
+            prefixes=[self._id_prefixes.get(name, "") for name in queue_order],
         )
         if rows == [[-1]]:
             self.held_back = True
@@ -217,7 +223,8 @@ class BatchWorker(HookedWorker):
             if end is End.NEEDS_RQ:
                 ours.append(self._still_ours(claim))
                 if ours[-1]:
-                    self._finalize_success(claim.job, claim.queue, claim.execution, value)
+                    finalize = partial(self._finalize_success, claim.job, claim.queue, claim.execution, value)
+                    self._by_rq(claim.job, finalize)
             else:
                 ours.append(end is End.FINISHED)
                 self.executions.pop(claim.execution.id, None)
@@ -311,6 +318,8 @@ class BatchWorker(HookedWorker):
         job = MoodqJob(raw_id.decode("utf-8", "backslashreplace"), self.connection, limits=self._limits)
         if flat:
             job.restore(hash_of(flat))
+        else:
+            job.data = b""  # RQ would build it, of a function that is not there
         # The registries of the queue it was in are the ones to clean, whatever the hash says.
         job.origin = queue.name
         execution = Execution(as_text(execution_id) or uuid4().hex, job.id, self.connection, self.name)
@@ -341,6 +350,19 @@ class BatchWorker(HookedWorker):
         self.executions.pop(claim.execution.id, None)
         self.connection.srem(self.executions_key, claim.execution.composite_key)
         return False
+
+    def _by_rq(self, job: Job, finish: Callable[[], object]) -> None:
+        """RQ's own code, over dependents and repeats that anyone may have written: what it cannot deal with
+        is dropped, and the job ends without. Otherwise one such job would hold up all results for ever."""
+        try:
+            finish()
+        except Exception as error:  # RQ over a stranger's data
+            if isinstance(error, RedisError) and passing(error):
+                raise
+            log.warning("job %s ends without its dependents and repeats: %s", job.id, type(error).__name__)
+            self.connection.delete(job.dependents_key)
+            job.repeats_left = None
+            finish()
 
     def _free_state(self) -> WorkerStatus:
         return WorkerStatus.BUSY if self.executions else WorkerStatus.IDLE

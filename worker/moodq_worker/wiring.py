@@ -98,6 +98,7 @@ class Worker:
                 max_failure_ttl_s=max(settings.max_ttl_s, settings.failure_ttl_s),
             ),
             max_events=settings.max_events,
+            id_prefixes=settings.queue_id_prefixes,
         )
         budget = settings.batch_tokens or engine.best_batch_tokens()
         loop = Loop(
@@ -127,6 +128,8 @@ class Worker:
             max_text_tokens=settings.max_text_tokens,
             max_metadata_bytes=settings.max_metadata_bytes,
             long_text=settings.long_text,
+            log_texts=settings.log_texts,
+            id_prefixes=settings.queue_id_prefixes,
         )
         memory = MemoryGuard(
             self._connection, max_bytes=settings.max_redis_mb * MIB, first_queue=settings.queues[0]

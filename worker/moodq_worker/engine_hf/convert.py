@@ -18,12 +18,13 @@ from transformers.utils import logging as transformers_logging
 def convert(gguf: Path, folder: Path) -> None:
     """Write ``folder`` with bf16 weights, config and tokenizer of ``gguf``."""
     transformers_logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     tokenizer.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
         dtype=torch.bfloat16,
+        trust_remote_code=False,
         quantization_config=GgufConfig(
             dequantize=True
         ),  # otherwise the weights stay packed and cannot be saved
