@@ -15,6 +15,8 @@ import subprocess
 import sys
 from typing import Any
 
+from moodq_worker.openmp import wait_briefly
+
 PACKAGE = "tests.bench"
 
 
@@ -71,6 +73,7 @@ def main(target: str, arguments: str) -> None:
         answers.write(json.dumps(value) + "\n")
         answers.flush()
 
+    wait_briefly(os.environ)
     module, _, name = target.partition(":")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and closes the pipe
     hosted = getattr(importlib.import_module(f"{PACKAGE}.{module}"), name)(**json.loads(arguments))

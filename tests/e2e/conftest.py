@@ -17,8 +17,10 @@ from moodq_config.names import INTERACTIVE
 from moodq_config.settings import load_settings
 from moodq_worker.embedded import ensure_server, free_port
 from moodq_worker.model_store import ModelFiles, resolve
+from moodq_worker.openmp import wait_briefly
 from moodq_worker.up import start_worker, stop_worker
 
+wait_briefly(os.environ)  # before any test module loads torch
 BUSY_TIMEOUT_S = 60.0
 
 

@@ -34,6 +34,7 @@ from moodq_worker.items import Job
 from moodq_worker.loop import Loop
 from moodq_worker.memory import MemoryGuard
 from moodq_worker.metrics import Metrics
+from moodq_worker.openmp import wait_briefly
 from moodq_worker.pace import Pace
 from moodq_worker.queue_metrics import QueueCollector
 from moodq_worker.result_cache import ResultCache
@@ -307,6 +308,7 @@ def build_engine(settings: Settings) -> Engine:
     """The engine the settings name; the real one imports torch only here."""
     if settings.engine == "fake":
         return FakeEngine()
+    wait_briefly(os.environ)
     from moodq_worker.engine_hf import load_engine
     from moodq_worker.model_store import resolve
 
