@@ -2,7 +2,7 @@
 
 GNU OpenMP, which torch's Linux builds use, lets a waiting thread spin for milliseconds. On a core of its own
 that saves a wake-up between two products; where another process wants the core, every product waits for a
-spinning thread's time slice to end, and a batch takes many times as long (docs/adr/014). A short spin keeps
+spinning thread's time slice to end, and a batch takes many times as long (docs/adr/018). A short spin keeps
 most of the first and none of the second."""
 
 from __future__ import annotations
