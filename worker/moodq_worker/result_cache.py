@@ -16,13 +16,13 @@ from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 from redis.client import Pipeline
 
-from moodq_config.contracts import GeneratedText, LabelScores, ModelRef
+from moodq_config.answers import Answer
+from moodq_config.contracts import ModelRef
 from moodq_config.memory import MAX_CACHED_ANSWER
 from moodq_config.names import CACHE_OLD, CACHE_YOUNG
-from moodq_config.tasks import LabelTask, Lang, TaskSet
+from moodq_config.tasks import Lang, TaskSet
 
 Kind = Literal["exact", "template"]
-Answer = LabelScores | GeneratedText
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 T = TypeVar("T")
 
@@ -70,18 +70,20 @@ class ResultCache:
             if self.on and task.cache != "off"
         }
 
-    def key(self, task: str, lang: Lang, text: str) -> bytes | None:
-        """Where the answer of ``task`` to ``text`` would be; None when it is not kept."""
+    def key(self, task: str, lang: Lang, text: str, choices: Sequence[str] = ()) -> bytes | None:
+        """Where the answer of ``task`` to ``text`` would be, by ``choices`` if the labels came with it; None
+        when it is not kept."""
         base = self._bases.get(task)
         if base is None:
             return None
         digest = base.copy()
+        if choices:
+            digest.update("\0".join((str(len(choices)), *choices, "")).encode())
         digest.update(f"{lang}\0{template(text) if self.kind(task) == 'template' else text}".encode())
         return digest.digest()[:16]
 
     def kind(self, task: str) -> Kind:
-        found = self._tasks[task]
-        return "template" if isinstance(found, LabelTask) and found.cache == "template" else "exact"
+        return "template" if self._tasks[task].cache == "template" else "exact"
 
     @staticmethod
     def ask(pipe: Pipeline, keys: Sequence[bytes]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from moodq_worker.engine_hf.kv_cache import Prefix
 from moodq_worker.engine_hf.labels import LabelHead, score_labels
 
 #: Batches tried, so many at least, and the length of their rows.
@@ -17,24 +18,22 @@ ROW_TOKENS = 32
 WORTH_DOUBLING = 1.07
 
 
-def best_batch_tokens(model: PreTrainedModel, head: LabelHead | None, words: Sequence[int]) -> int:
+def best_batch_tokens(model: PreTrainedModel, prefix: Prefix, head: LabelHead, words: Sequence[int]) -> int:
     """The smallest batch of short rows, made of ``words``, that is about as fast as the fastest."""
-    if head is None:
-        return BATCH_TOKENS[0]
     row = (list(words) * ROW_TOKENS)[: ROW_TOKENS - len(head.suffix)]
     speeds: dict[int, float] = {}
     for budget in BATCH_TOKENS:
         fastest = max(speeds.values(), default=0.0)
         rows = [row] * (budget // ROW_TOKENS)
         # Twice: the first of a size compiles its kernels.
-        speeds[budget] = budget / min(_seconds(model, head, rows) for _ in range(2))
+        speeds[budget] = budget / min(_seconds(model, prefix, head, rows) for _ in range(2))
         if len(speeds) >= BATCHES_TRIED and speeds[budget] < fastest * WORTH_DOUBLING:
             break
     fastest = max(speeds.values())
     return next(budget for budget, speed in speeds.items() if speed * WORTH_DOUBLING >= fastest)
 
 
-def _seconds(model: PreTrainedModel, head: LabelHead, rows: Sequence[Sequence[int]]) -> float:
+def _seconds(model: PreTrainedModel, prefix: Prefix, head: LabelHead, rows: Sequence[Sequence[int]]) -> float:
     began = time.perf_counter()
-    score_labels(model, [head], rows)
+    score_labels(model, prefix, [head], rows)
     return time.perf_counter() - began
