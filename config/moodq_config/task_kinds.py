@@ -117,17 +117,20 @@ class ScoreTask(_Frozen):
 
 
 class MultilabelExample(_Frozen):
+    """One question about one text, and whether the label holds."""
+
     text: NonEmpty
-    labels: tuple[Label, ...]
+    label: Label
+    holds: bool
 
 
 class MultilabelPrompt(_Frozen):
-    """``ask`` maps each label to the question that follows the text: short, for all of them are computed for
-    every text. ``yes`` and ``no`` are the words of the answer; where the language separates words, with the
-    space before them. ``bias`` is added to a label's log-odds."""
+    """``user`` must hold ``{text}`` and after it ``{ask}``. ``ask`` maps each label to the question put
+    there: short, for all of them are computed for every text. ``yes`` and ``no`` are the words of the answer;
+    ``bias`` is added to a label's log-odds."""
 
     system: NonEmpty
-    user: NonEmpty = "{text}"
+    user: NonEmpty = "{text}\n{ask}"
     ask: dict[Label, Short]
     yes: Short
     no: Short
@@ -154,14 +157,13 @@ class MultilabelTask(_Frozen):
         _known("thresholds", self.thresholds, self.labels)
         for lang, prompt in self.prompt.items():
             where = f"prompt.{lang}"
-            _placeholders(f"{where}.user", prompt.user, "{text}")
+            _placeholders(f"{where}.user", prompt.user, "{text}", "{ask}")
             if set(prompt.ask) != set(self.labels):
                 raise ValueError(f"{where}.ask must have exactly the labels {list(self.labels)}")
             if prompt.yes == prompt.no:
                 raise ValueError(f"{where}.yes and .no must differ")
             _known(f"{where}.bias", prompt.bias, self.labels)
-            for example in prompt.examples:
-                _known(f"{where}.examples", example.labels, self.labels)
+            _known(f"{where}.examples", [example.label for example in prompt.examples], self.labels)
         return self
 
     def threshold_of(self, label: str) -> float:

@@ -220,8 +220,10 @@ def _print_stream(events: Iterator[Event], as_json: bool) -> int:
     from moodq_producer.screen import event_line, event_text
 
     ended = None
+    told: set[str] = set()
     for event in events:
-        click.echo(event_line(event) if as_json else event_text(event), nl=as_json)
+        click.echo(event_line(event) if as_json else event_text(event, told), nl=as_json)
+        told.update(event.labels, [event.task] if event.task else ())
         ended = event.result
     return EXIT_OK if ended is not None and ended.status == "done" else EXIT_FAILED_ITEM
 

@@ -10,7 +10,7 @@ import json
 import re
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from moodq_config.answers import (
@@ -21,7 +21,6 @@ from moodq_config.answers import (
     LabelSet,
     Ranking,
     Score,
-    Writing,
 )
 from moodq_config.contracts import Result, ResultStatus
 from moodq_producer.following import Event
@@ -61,8 +60,9 @@ def event_line(event: Event) -> str:
     return _NOT_PRINTED_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", body)
 
 
-def event_text(event: Event) -> str:
-    """One event for a person: what was judged, a reply's text as it comes, and the time it took."""
+def event_text(event: Event, told: Collection[str] = ()) -> str:
+    """One event for a person: what was judged, a reply's text as it comes; at the end, what the events of the
+    tasks ``told`` have not said, and the time it took."""
     if event.kind == "label":
         return "".join(f"{task}: {_value(found)}\n" for task, found in event.labels.items())
     if event.kind == "token":
@@ -71,11 +71,9 @@ def event_text(event: Event) -> str:
         error = event.result.error if event.result else None
         return f"failed: {error.code}: {printable(error.message)}\n" if error else ""
     found = event.result.results
-    # What was judged came in an event of its own if anything was written.
-    told = any(isinstance(answer, Writing) for answer in found.values())
-    lines = "\n" if any(isinstance(answer, GeneratedText) for answer in found.values()) else ""
+    lines = "\n" if any(isinstance(found.get(task), GeneratedText) for task in told) else ""
     for task, answer in found.items():
-        if isinstance(answer, Extracted) or not (told or isinstance(answer, Writing)):
+        if task not in told:
             lines += f"{task}: {_value(answer)}\n"
     return f"{lines}{_total_ms(event.result)} ms\n"
 

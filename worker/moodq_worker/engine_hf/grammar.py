@@ -1,7 +1,7 @@
 """Constrained decoding: which tokens may come next, so that what is written follows a grammar.
 
 One ``Constraint`` goes along with a row of ``decode``; rows without one pay nothing. The grammars are
-llguidance's (docs/adr/NNN): compiling one takes a millisecond, a step a quarter of one, and nothing is
+llguidance's (docs/adr/016): compiling one takes a millisecond, a step a quarter of one, and nothing is
 computed ahead for a whole vocabulary.
 """
 

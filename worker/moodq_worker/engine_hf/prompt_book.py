@@ -135,18 +135,13 @@ class PromptBook:
 
     def _multilabel(self, task: MultilabelTask, lang: Lang) -> Judging:
         prompt = task.prompt[lang]
-        prefix, suffix = self._texts.prompt(multilabel_turns(prompt), prompt.user, "{text}")
+        names = "{text}", "{ask}"
+        prefix, between, after = self._texts.prompt(multilabel_turns(prompt), prompt.user, *names)
         words = [self._texts.own(prompt.yes), self._texts.own(prompt.no)]
-        heads = [
-            self._head(
-                (YES, NO),
-                words,
-                suffix,
-                [prompt.bias.get(label, 0.0), 0.0],
-                self._texts.own(prompt.ask[label]),
-            )
-            for label in task.labels
-        ]
+        heads = []
+        for label in task.labels:
+            ask = (*self._texts.own(prompt.ask[label]), *after)
+            heads.append(self._head((YES, NO), words, between, [prompt.bias.get(label, 0.0), 0.0], ask))
         return Judging(prefix, tuple(heads))
 
     def _choose(self, task: ChooseTask, lang: Lang, labels: tuple[str, ...]) -> Judging:

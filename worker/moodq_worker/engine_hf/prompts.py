@@ -52,12 +52,10 @@ def text_first_turns(tasks: Sequence[LabelTask], lang: Lang) -> list[Turn]:
 
 
 def multilabel_turns(prompt: MultilabelPrompt) -> list[Turn]:
-    """Each example is asked each question, as each text will be."""
     turns = [Turn("system", prompt.system)]
     for example in prompt.examples:
-        user = prompt.user.replace("{text}", example.text)
-        for label, ask in prompt.ask.items():
-            turns += _exchange(user, f"{ask}{prompt.yes if label in example.labels else prompt.no}")
+        user = prompt.user.replace("{ask}", prompt.ask[example.label]).replace("{text}", example.text)
+        turns += _exchange(user, prompt.yes if example.holds else prompt.no)
     return turns
 
 
