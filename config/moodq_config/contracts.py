@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -17,7 +17,42 @@ from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from moodq_config.answers import Answer, GeneratedText, LabelScores, Reading
 from moodq_config.errors import BadInput, ErrorCode
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "CUT_FACTOR",
+    "ID_PATTERN",
+    "MAX_DOCUMENTS",
+    "MAX_LABELS",
+    "MAX_METADATA_DEPTH",
+    "MAX_TASKS_PER_ITEM",
+    "NEEDS_DOCUMENTS",
+    "NEEDS_LABELS",
+    "Cut",
+    "Deadline",
+    "GeneratedText",
+    "Id",
+    "ItemError",
+    "ItemLimits",
+    "LabelScores",
+    "LongText",
+    "ModelRef",
+    "RequestItem",
+    "RequestLabel",
+    "Result",
+    "ResultStatus",
+    "TaskName",
+    "Timings",
+    "Truncated",
+    "clean_text",
+    "deadline_at",
+    "item_id",
+    "job_payload",
+    "parse_item",
+    "payload_items",
+]
 
 CONTRACT_VERSION = 1
 
@@ -33,6 +68,15 @@ MAX_METADATA_DEPTH = 32
 Id = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
+#: Labels and documents one item may bring, and how many texts at their limit all documents may make up.
+MAX_LABELS = 32
+MAX_DOCUMENTS = 100
+DOCUMENTS_FACTOR = 8
+#: A label becomes part of the prompt: words on one line, in which nothing but words can be said.
+RequestLabel = Annotated[str, StringConstraints(pattern=r"^[\w](?:[\w &/+.'’·-]{0,46}[\w+.])?$")]
+#: Fields of an item that some kinds of task need.
+NEEDS_LABELS = "labels"
+NEEDS_DOCUMENTS = "documents"
 
 LongText = Literal["refuse", "truncate"]
 
@@ -60,18 +104,14 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Answer(BaseModel):
-    """Part of a result: a reader ignores fields that a newer worker may add."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
 class RequestItem(_Frozen):
     """One text and what to do with it.
 
     ``id`` is also the idempotency key: an id that already has a finished result is not run again.
     ``long_text`` says what a worker does with a text over its limits; unset, as the worker is configured.
     After ``deadline`` the item is not started any more.
+    ``labels`` are for tasks that choose among the request's labels; ``documents`` for those that rank them,
+    with ``text`` as the query.
     """
 
     id: Id = Field(default_factory=lambda: uuid4().hex)
@@ -82,6 +122,8 @@ class RequestItem(_Frozen):
     metadata: dict[str, Any] | None = None
     long_text: LongText | None = None
     deadline: Deadline | None = None
+    labels: tuple[RequestLabel, ...] | None = Field(None, min_length=2, max_length=MAX_LABELS)
+    documents: tuple[str, ...] | None = Field(None, min_length=1, max_length=MAX_DOCUMENTS)
 
 
 class ResultStatus(StrEnum):
@@ -89,34 +131,18 @@ class ResultStatus(StrEnum):
     FAILED = "failed"
 
 
-class LabelScores(_Answer):
-    """``scores`` maps every label of the task to its probability; they sum to 1."""
-
-    label: str
-    probability: float
-    scores: dict[str, float]
-
-
-class GeneratedText(_Answer):
-    """``finish_reason`` is ``stop`` (the model ended) or ``length`` (the task's token limit ended it)."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-    tokens: int
-
-
-class ItemError(_Answer):
+class ItemError(Reading):
     code: str
     message: str
 
 
-class ModelRef(_Answer):
+class ModelRef(Reading):
     id: str
     revision: str
     precision: str
 
 
-class Timings(_Answer):
+class Timings(Reading):
     """Milliseconds an item spent in each stage. ``queue`` is from enqueue to claim, ``batch`` from claim to
     the start of its first forward pass, ``total`` from enqueue to the result's writing."""
 
@@ -127,21 +153,21 @@ class Timings(_Answer):
     total: float
 
 
-class Cut(_Answer):
+class Cut(Reading):
     """How much of a text was read, from its beginning, and how much there was."""
 
     kept: int
     of: int
 
 
-class Truncated(_Answer):
+class Truncated(Reading):
     """Which limits a text was cut to. ``tokens.of`` counts those of the characters kept."""
 
     characters: Cut | None = None
     tokens: Cut | None = None
 
 
-class Result(_Answer):
+class Result(Reading):
     """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name. ``cached`` says that the model was
     not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before.
     ``truncated`` says that only the text's beginning was read."""
@@ -149,7 +175,7 @@ class Result(_Answer):
     v: Literal[1] = 1
     id: str
     status: ResultStatus
-    results: dict[str, LabelScores | GeneratedText] = Field(default_factory=dict)
+    results: dict[str, Answer] = Field(default_factory=dict)
     error: ItemError | None = None
     model: ModelRef | None = None
     timings_ms: Timings | None = None
@@ -163,12 +189,13 @@ class Result(_Answer):
 
 class ItemLimits(_Frozen):
     """What an item may hold at most; taken from the settings, on both ends. ``long_text`` counts for items
-    that do not say their own."""
+    that do not say their own. ``needs`` says which field a task needs (``TaskSet.needs``)."""
 
     max_text_chars: int
     max_metadata_bytes: int = 4_096
     long_text: LongText = "refuse"
     task_names: frozenset[str] | None = None
+    needs: dict[str, str] = Field(default_factory=dict)
 
 
 def clean_text(text: str, max_chars: int, long_text: LongText = "refuse") -> str:
@@ -215,6 +242,8 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
     if isinstance(raw.get("text"), str):
         asked = raw.get("long_text") or limits.long_text  # a value that is neither is refused below
         raw = {**raw, "text": clean_text(raw["text"], limits.max_text_chars, asked)}
+    if isinstance(raw.get("documents"), list | tuple):
+        raw = {**raw, "documents": _clean_documents(raw["documents"], limits.max_text_chars)}
     try:
         item = RequestItem.model_validate(raw)
     except ValidationError as error:
@@ -230,6 +259,7 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
                     f"field 'tasks': {name!r} is not a task; known: {', '.join(sorted(limits.task_names))}",
                     code=ErrorCode.UNKNOWN_TASK,
                 )
+        _check_needs(item, limits.needs)
     return item
 
 
@@ -273,6 +303,41 @@ def payload_items(args: object, max_items: int) -> list[object]:
             code=ErrorCode.TOO_MANY_ITEMS,
         )
     return items
+
+
+def _clean_documents(documents: Sequence[object], max_chars: int) -> Sequence[object]:
+    """Each as ``clean_text`` gives it; whatever is no string is left for the model to refuse. Documents are
+    never cut: a passage that is only half read would be ranked by half of it."""
+    if len(documents) > MAX_DOCUMENTS:
+        return documents
+    cleaned: list[object] = []
+    for number, document in enumerate(documents):
+        try:
+            cleaned.append(clean_text(document, max_chars) if isinstance(document, str) else document)
+        except BadInput as error:
+            raise BadInput(f"field 'documents.{number}': {error.message}", code=error.code) from None
+    total = sum(len(document) for document in cleaned if isinstance(document, str))
+    if total > max_chars * DOCUMENTS_FACTOR:
+        raise BadInput(
+            f"field 'documents' has {total} characters in all, the limit is {max_chars * DOCUMENTS_FACTOR}; "
+            "send fewer or shorter documents, or raise MOODQ_MAX_TEXT_CHARS on producer and worker",
+            code=ErrorCode.TEXT_TOO_LONG,
+        )
+    return cleaned
+
+
+def _check_needs(item: RequestItem, needs: Mapping[str, str]) -> None:
+    """What a task needs must be there, and what no task of the item reads must not."""
+    given = {NEEDS_LABELS: item.labels, NEEDS_DOCUMENTS: item.documents}
+    for name in item.tasks:
+        if (field := needs.get(name)) is not None and given[field] is None:
+            raise BadInput(f"field {field!r} is missing; task {name!r} needs it, see docs/protocol.md")
+    for field, value in given.items():
+        if value is not None and field not in map(needs.get, item.tasks):
+            users = ", ".join(sorted(name for name, need in needs.items() if need == field)) or "none here"
+            raise BadInput(f"field {field!r} goes with other tasks ({users}); leave it out")
+    if item.labels is not None and len({label.casefold() for label in item.labels}) < len(item.labels):
+        raise BadInput("field 'labels' names a label twice; send each once")
 
 
 def _check_metadata(metadata: dict[str, Any], max_bytes: int) -> None:

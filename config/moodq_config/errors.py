@@ -49,6 +49,7 @@ class ErrorCode(StrEnum):
     WARM_UP_FAILED = "warm_up_failed"
     ENGINE_FAILED = "engine_failed"
     ENGINE_TIMEOUT = "engine_timeout"
+    ANSWER_TOO_LONG = "answer_too_long"
     MAX_ATTEMPTS = "max_attempts"
     CANCELLED = "cancelled"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -129,6 +130,7 @@ NEVER_RETRIED = frozenset(
         ErrorCode.UNKNOWN_FUNCTION,
         ErrorCode.TOO_MANY_ITEMS,
         ErrorCode.JOB_TOO_LARGE,
+        ErrorCode.ANSWER_TOO_LONG,
         ErrorCode.MAX_ATTEMPTS,
         ErrorCode.CANCELLED,
         ErrorCode.DEADLINE_EXCEEDED,

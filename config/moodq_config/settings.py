@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from moodq_config.contracts import TaskName
 from moodq_config.errors import ConfigError
 from moodq_config.names import BULK, INTERACTIVE
 from moodq_config.redis_url import (
@@ -204,6 +205,18 @@ class Settings(BaseSettings):
         description="KV cache of running replies at most: rows times the longest, in tokens",
     )
 
+    prefix_tokens: int = Field(
+        16_384,
+        ge=1_024,
+        le=16_777_216,
+        description="KV cache of the tasks' fixed prompts at most, in tokens; the least used go first",
+    )
+    warm_tasks: Annotated[tuple[TaskName, ...], NoDecode] = Field(
+        ("sentiment", "reply"),
+        max_length=256,
+        description="tasks whose prompts are computed before the worker is ready, not with their first text",
+    )
+
     # engine
     engine: Literal["hf", "fake"] = Field(
         "hf", description="hf: Transformers; fake: deterministic, for queue tests"
@@ -231,9 +244,9 @@ class Settings(BaseSettings):
         False, description="log texts, metadata and the words of errors that may quote them"
     )
 
-    @field_validator("queues", mode="before")
+    @field_validator("queues", "warm_tasks", mode="before")
     @classmethod
-    def _split_queues(cls, value: Any) -> Any:
+    def _split_names(cls, value: Any) -> Any:
         return (
             tuple(part.strip() for part in value.split(",") if part.strip())
             if isinstance(value, str)

@@ -15,7 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moodq_config.contracts import GeneratedText, LabelScores, RequestItem, Result, ResultStatus
+    from moodq_config.answers import Extracted, GeneratedText, LabelScores, LabelSet, Ranking, Score
+    from moodq_config.contracts import RequestItem, Result, ResultStatus
     from moodq_config.errors import (
         BadInput,
         ConfigError,
@@ -38,21 +39,28 @@ __all__ = [
     "ConfigError",
     "ErrorCode",
     "Event",
+    "Extracted",
     "GeneratedText",
     "LabelScores",
+    "LabelSet",
     "MoodqError",
     "QueueFull",
+    "Ranking",
     "RateLimited",
     "RequestItem",
     "Result",
     "ResultStatus",
+    "Score",
     "Ticket",
     "Unavailable",
     "WaitTimeout",
 ]
 
-_CONTRACTS = {"GeneratedText", "LabelScores", "RequestItem", "Result", "ResultStatus"}
-_CLIENTS = {
+_HOMES = {
+    **dict.fromkeys(
+        ("Extracted", "GeneratedText", "LabelScores", "LabelSet", "Ranking", "Score"), "moodq_config.answers"
+    ),
+    **dict.fromkeys(("RequestItem", "Result", "ResultStatus"), "moodq_config.contracts"),
     "AsyncClient": "moodq_producer.async_client",
     "AsyncTicket": "moodq_producer.async_client",
     "Client": "moodq_producer.client",
@@ -64,8 +72,7 @@ _CLIENTS = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _CLIENTS.get(name) or f"moodq_config.{'contracts' if name in _CONTRACTS else 'errors'}"
-    return getattr(import_module(home), name)
+    return getattr(import_module(_HOMES.get(name, "moodq_config.errors")), name)
 
 
 def __dir__() -> list[str]:

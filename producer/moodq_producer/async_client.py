@@ -82,6 +82,8 @@ class AsyncClient:
         conversation: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         deadline: Deadline = None,
+        labels: Sequence[str] | None = None,
+        documents: Sequence[str] | None = None,
         on_full: OnFull = "raise",
         full_timeout: float | None = None,
     ) -> AsyncTicket:
@@ -95,6 +97,8 @@ class AsyncClient:
             conversation=conversation,
             metadata=None if metadata is None else dict(metadata),
             deadline=deadline_text(deadline),
+            labels=labels,
+            documents=documents,
         )
         redis = await self._connected()
         await self._enqueue(redis, [self._maker.job([item], queue, redis)], on_full, full_timeout)
@@ -108,9 +112,19 @@ class AsyncClient:
         id: str | None = None,
         lang: str | None = None,
         deadline: Deadline = None,
+        labels: Sequence[str] | None = None,
+        documents: Sequence[str] | None = None,
     ) -> RequestItem:
         """The item that ``submit`` would send, without sending it. Raises ``BadInput``."""
-        return self._maker.item(text, tasks, id=id, lang=lang, deadline=deadline_text(deadline))
+        return self._maker.item(
+            text,
+            tasks,
+            id=id,
+            lang=lang,
+            deadline=deadline_text(deadline),
+            labels=labels,
+            documents=documents,
+        )
 
     async def submit_many(
         self,

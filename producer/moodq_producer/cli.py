@@ -32,6 +32,8 @@ TABLE_ROWS = 200
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option("--tasks", default="sentiment", show_default=True, help="Names of tasks, separated by commas.")
 @click.option("--json", "as_json", is_flag=True, help="Print each result as one line of JSON.")
+@click.option("--labels", help="What --tasks topic chooses among, separated by commas.")
+@click.option("--document", "documents", multiple=True, help="What --tasks rerank ranks; once for each.")
 @click.option("--id", "item_id", help="Id of a single text; sent again, it is not run again.")
 @click.option("--lang", type=click.Choice(["zh", "en"]), help="Language of the prompts; else by the text.")
 @click.option("--queue", default="interactive", show_default=True, help="Queue to send to.")
@@ -68,6 +70,8 @@ def send(
     texts: tuple[str, ...],
     tasks: str,
     as_json: bool,
+    labels: str | None,
+    documents: tuple[str, ...],
     item_id: str | None,
     lang: str | None,
     queue: str,
@@ -84,6 +88,8 @@ def send(
     moodq send "今天的实验终于成功了，太棒了！" --tasks sentiment,reply
     moodq send "My order is late again." "Thanks, all good." --json
     moodq send "My order is late again." --tasks sentiment,reply --stream
+    moodq send "The parcel is late." --tasks topic --labels delivery,refund,quality
+    moodq send "how to reset my password" --tasks rerank --document "Press 'forgot'." --document "Hi."
     cat messages.txt | moodq send --queue bulk --json > results.jsonl
 
     Without TEXT, or with -, each line of standard input is a text; blank lines are skipped.
@@ -96,6 +102,7 @@ def send(
     from moodq_producer.sending import LineError, argument_texts, send_all, stdin_texts
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
+    choices = [label.strip() for label in labels.split(",") if label.strip()] if labels else None
     if not names:
         raise click.UsageError("--tasks names no task; try --tasks sentiment,reply")
     from_stdin = texts == ("-",) or (not texts and not sys.stdin.isatty())
@@ -119,6 +126,8 @@ def send(
                 queue=queue,
                 lang=lang,
                 deadline=deadline,
+                labels=choices,
+                documents=documents or None,
                 on_full=on_full or "raise",
                 full_timeout=full_timeout,
             )
@@ -130,6 +139,8 @@ def send(
             lang=lang,
             queue=queue,
             deadline_s=deadline,
+            labels=choices,
+            documents=documents or None,
             on_full=on_full or ("wait" if from_stdin else "raise"),
             full_timeout_s=full_timeout,
             idle_timeout_s=None if no_wait else timeout,
@@ -210,8 +221,10 @@ def _print_stream(events: Iterator[Event], as_json: bool) -> int:
     from moodq_producer.screen import event_line, event_text
 
     ended = None
+    told: set[str] = set()
     for event in events:
-        click.echo(event_line(event) if as_json else event_text(event), nl=as_json)
+        click.echo(event_line(event) if as_json else event_text(event, told), nl=as_json)
+        told.update(event.labels, [event.task] if event.task else ())
         ended = event.result
     return EXIT_OK if ended is not None and ended.status == "done" else EXIT_FAILED_ITEM
 

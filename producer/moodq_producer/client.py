@@ -89,6 +89,8 @@ class Client:
         conversation: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         deadline: Deadline = None,
+        labels: Sequence[str] | None = None,
+        documents: Sequence[str] | None = None,
         on_full: OnFull = "raise",
         full_timeout: float | None = None,
     ) -> Ticket:
@@ -96,7 +98,8 @@ class Client:
 
         ``id`` is the idempotency key: as long as a job or a result of that id is kept, another ``submit``
         adds no job and its ticket leads to the same result. After ``deadline``, a moment or seconds from now,
-        the item is not started: it fails with ``deadline_exceeded``.
+        the item is not started: it fails with ``deadline_exceeded``. ``labels`` are what a task as ``topic``
+        chooses among; ``documents`` what one as ``rerank`` ranks, with ``text`` as the query.
 
         A Redis that is away for a short while is waited for. Raises ``BadInput``; ``Unavailable``; and
         ``QueueFull``, also as ``RateLimited``: at once, or with ``on_full`` ``"wait"`` after ``full_timeout``
@@ -111,6 +114,8 @@ class Client:
             conversation=conversation,
             metadata=None if metadata is None else dict(metadata),
             deadline=deadline_text(deadline),
+            labels=labels,
+            documents=documents,
         )
         self._enqueue([self._maker.job([item], queue, self._redis)], on_full, full_timeout)
         return Ticket(item.id, self)
@@ -123,9 +128,19 @@ class Client:
         id: str | None = None,
         lang: str | None = None,
         deadline: Deadline = None,
+        labels: Sequence[str] | None = None,
+        documents: Sequence[str] | None = None,
     ) -> RequestItem:
         """The item that ``submit`` would send, without sending it. Raises ``BadInput``."""
-        return self._maker.item(text, tasks, id=id, lang=lang, deadline=deadline_text(deadline))
+        return self._maker.item(
+            text,
+            tasks,
+            id=id,
+            lang=lang,
+            deadline=deadline_text(deadline),
+            labels=labels,
+            documents=documents,
+        )
 
     def submit_many(
         self,

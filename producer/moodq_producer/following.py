@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from moodq_config.contracts import LabelScores, Result
+from moodq_config.answers import Judgement
+from moodq_config.contracts import Result
 from moodq_config.names import events_key
 from moodq_producer.waiting import parse_result
 
-_LABELS = TypeAdapter(dict[str, LabelScores])
+_LABELS = TypeAdapter(dict[str, Judgement])
 
 
 class _Token(BaseModel):
@@ -27,7 +28,7 @@ class Event:
     """``kind`` says which fields count: ``labels`` by task, ``text`` made by ``task``, or ``result``."""
 
     kind: Literal["label", "token", "done"]
-    labels: dict[str, LabelScores] = field(default_factory=dict)
+    labels: dict[str, Judgement] = field(default_factory=dict)
     task: str = ""
     text: str = ""
     result: Result | None = None

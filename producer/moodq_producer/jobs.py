@@ -52,11 +52,13 @@ class JobMaker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        tasks = load_tasks(settings.tasks_file)
         self._limits = ItemLimits(
             max_text_chars=settings.max_text_chars,
             max_metadata_bytes=settings.max_metadata_bytes,
             long_text=settings.long_text,
-            task_names=frozenset(load_tasks(settings.tasks_file)),
+            task_names=frozenset(tasks),
+            needs=tasks.needs,
         )
         self.gate = Gate(settings)
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from moodq_config.contracts import GeneratedText, LabelScores, Result, ResultStatus
+from moodq_config.answers import (
+    Answer,
+    Extracted,
+    GeneratedText,
+    LabelScores,
+    LabelSet,
+    Ranking,
+    Score,
+)
+from moodq_config.contracts import Result, ResultStatus
 from moodq_config.printable import escaped, printable, printable_json
 from moodq_producer.following import Event
 
@@ -36,25 +45,22 @@ def event_line(event: Event) -> str:
     return printable_json(json.dumps({"event": event.kind, **told}, ensure_ascii=False))
 
 
-def event_text(event: Event) -> str:
-    """One event for a person: labels on a line, a reply's text as it comes, and the time it took."""
+def event_text(event: Event, told: Collection[str] = ()) -> str:
+    """One event for a person: what was judged, a reply's text as it comes; at the end, what the events of the
+    tasks ``told`` have not said, and the time it took."""
     if event.kind == "label":
-        return "".join(
-            f"{printable(task)}: {printable(scores.label)} {scores.probability:.0%}\n"
-            for task, scores in event.labels.items()
-        )
+        return "".join(f"{printable(task)}: {_value(found)}\n" for task, found in event.labels.items())
     if event.kind == "token":
         return escaped(event.text, keep="\n")
     if event.result is None or event.result.error is not None:
         error = event.result.error if event.result else None
         return printable(f"failed: {error.code}: {error.message}") + "\n" if error else ""
-    generated = any(isinstance(found, GeneratedText) for found in event.result.results.values())
-    lines = "" if generated else event_text(Event("label", labels=_labels(event.result)))
-    return f"{chr(10) if generated else lines}{_total_ms(event.result)} ms\n"
-
-
-def _labels(result: Result) -> dict[str, LabelScores]:
-    return {task: found for task, found in result.results.items() if isinstance(found, LabelScores)}
+    found = event.result.results
+    lines = "\n" if any(isinstance(found.get(task), GeneratedText) for task in told) else ""
+    for task, answer in found.items():
+        if task not in told:
+            lines += f"{printable(task)}: {_value(answer)}\n"
+    return f"{lines}{_total_ms(event.result)} ms\n"
 
 
 def results_table(rows: Sequence[tuple[str, Result | None]], tasks: Sequence[str], title: str) -> Table:
@@ -142,11 +148,21 @@ def _cells(result: Result | None, tasks: Sequence[str]) -> list[Text]:
     return [Text(_value(result.results.get(task))) for task in tasks]
 
 
-def _value(value: LabelScores | GeneratedText | None) -> str:
-    if isinstance(value, LabelScores):
-        return f"{printable(value.label)} {value.probability:.3f}"
-    if isinstance(value, GeneratedText):
-        return printable(value.text) + (" …" if value.finish_reason == "length" else "")
+def _value(value: Answer | None) -> str:
+    match value:
+        case LabelScores():
+            return f"{printable(value.label)} {value.probability:.3f}"
+        case LabelSet():
+            held = [f"{printable(label)} {value.scores[label]:.3f}" for label in value.labels]
+            return ", ".join(held) or "none"
+        case Score():
+            return f"{value.score:.3f}"
+        case Ranking():
+            return ", ".join(f"{number} ({value.scores[number]:.3f})" for number in value.ranking)
+        case GeneratedText():
+            return printable(value.text) + (" …" if value.finish_reason == "length" else "")
+        case Extracted():
+            return printable(json.dumps(value.data, ensure_ascii=False))
     return "-"
 
 

@@ -72,6 +72,8 @@ def send_all(
     idle_timeout_s: float | None,
     id: str | None = None,
     deadline_s: float | None = None,
+    labels: Sequence[str] | None = None,
+    documents: Sequence[str] | None = None,
 ) -> Iterator[Outcome]:
     """Send ``lines`` and give their outcomes in order; with ``idle_timeout_s`` None, without waiting.
 
@@ -85,7 +87,9 @@ def send_all(
             try:
                 if isinstance(text, LineError):
                     raise text.error
-                item = client.check(text, tasks, id=id, lang=lang, deadline=deadline_s)
+                item = client.check(
+                    text, tasks, id=id, lang=lang, deadline=deadline_s, labels=labels, documents=documents
+                )
             except BadInput as error:
                 shown = text.shown if isinstance(text, LineError) else text
                 refused = bad_input_result(name, str(error.code), error.message)

@@ -39,7 +39,7 @@ class EngineModel:
 
     def tokens_per_s(self, row_tokens: int, batch_tokens: int) -> float:
         """Speed of batches of ``batch_tokens`` of rows of ``row_tokens``, kernels compiled beforehand."""
-        head = self._engine._heads[TASK, "en"]
+        head = self._engine._book.judging(TASK, "en").heads[0]
         words = self._engine.encode(["the parcel came late and the box was wet "])[0] * (row_tokens + 1)
         rows = [words[: max(1, row_tokens - len(head.suffix))]] * max(1, batch_tokens // row_tokens)
         self._engine.label([TASK], "en", rows)
@@ -53,8 +53,8 @@ class EngineModel:
         """For each (text, language) the tokens of prefix and rest, and each label's first token."""
         prompts = []
         for (_, lang), tokens in zip(texts, self._engine.encode([text for text, _ in texts]), strict=True):
-            head = self._engine._heads[TASK, lang]
-            prefix = self._prompt(TASK, lang)
+            judging = self._engine._book.judging(TASK, lang)
+            head, prefix = judging.heads[0], list(judging.prefix)
             labels = {label: word[0] for label, word in zip(head.labels, head.words, strict=True)}
             prompts.append({"prefix": prefix, "rest": [*tokens, *head.suffix], "labels": labels})
         return prompts
@@ -64,19 +64,10 @@ class EngineModel:
         task = next(task for task in self._tasks.values() if isinstance(task, GenerateTask))
         prompts = []
         for (_, lang), tokens in zip(texts, self._engine.encode([text for text, _ in texts]), strict=True):
-            _, suffix = self._engine._replies[task.name, lang, "negative"]
-            prefix = self._prompt(task.name, lang)
-            prompts.append({"prefix": prefix, "rest": [*tokens, *suffix]})
+            writing = self._engine._book.writing(task.name, lang, "negative")
+            prompts.append({"prefix": list(writing.prefix), "rest": [*tokens, *writing.suffix]})
         stop = sorted(self._engine._decode._stop)
         return {"prompts": prompts, "stop": stop, "max_new_tokens": task.max_new_tokens}
-
-    def _prompt(self, name: str, lang: str) -> list[int]:
-        from moodq_worker.engine_hf.prompts import generate_turns, label_turns
-
-        prompt: Any = self._tasks[name].prompt[lang]  # type: ignore[index]
-        steered = isinstance(self._tasks[name], GenerateTask)
-        turns = generate_turns(prompt, "negative") if steered else label_turns(prompt)
-        return list(self._engine._prompt_tokens(turns, prompt.user).prefix)
 
 
 class BareEngine(Child):

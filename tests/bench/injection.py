@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from moodq_config.answers import LabelScores
 from moodq_config.settings import load_settings
 from moodq_config.tasks import LANGS, LabelTask, Lang, TaskSet, load_tasks
 from moodq_worker.engine import Engine
@@ -166,8 +167,12 @@ def _probabilities(engine: Engine, task: LabelTask, texts: Sequence[tuple[str, L
             some = order[start : start + BATCH]
             rows = engine.label([task.name], lang, [tokens[i] for i in some])
             for index, [scores] in zip(some, rows, strict=True):
-                if scores.label not in task.labels or set(scores.scores) != set(task.labels):
-                    raise RuntimeError(f"{scores.label!r} is none of {task.labels}")
+                if (
+                    not isinstance(scores, LabelScores)
+                    or scores.label not in task.labels
+                    or set(scores.scores) != set(task.labels)
+                ):
+                    raise RuntimeError(f"{scores!r} is not of the labels {task.labels}")
                 found[index] = scores.scores[texts[index][2]]
     return found
 
@@ -177,7 +182,7 @@ def _new_tokens(engine: Any, task: LabelTask, labelled: Sequence[Labelled]) -> f
     if not labelled:
         return 0.0
     own = [len(ids) for ids in engine.encode([one.text for one in labelled])]
-    heads = [engine._heads[task.name, one.lang] for one in labelled]
+    heads = [engine._book.judging(task.name, one.lang).heads[0] for one in labelled]
     after = [len(head.suffix) + sum(map(len, head.branches)) for head in heads]
     return (sum(own) + sum(after)) / len(labelled)
 

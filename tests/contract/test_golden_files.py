@@ -21,7 +21,11 @@ from moodq_producer.jobs import JobMaker
 GOLDEN = Path(__file__).parent / "golden"
 JOBS = sorted(GOLDEN.glob("job_v1_*.json"))
 RESULTS = sorted(GOLDEN.glob("result_v1_*.json"))
-LIMITS = ItemLimits(max_text_chars=8_000, task_names=frozenset({"sentiment", "reply"}))
+LIMITS = ItemLimits(
+    max_text_chars=8_000,
+    task_names=frozenset({"sentiment", "reply", "topic", "rerank"}),
+    needs={"topic": "labels", "rerank": "documents"},
+)
 
 
 def content(path: Path) -> Any:

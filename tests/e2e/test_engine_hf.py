@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from moodq_config.answers import LabelScores
 from moodq_config.tasks import LANGS, GenerateTask, LabelTask, Lang, TaskSet, detect_lang, load_tasks
 from moodq_worker.engine import Generation
 from moodq_worker.engine_hf.engine import HfEngine, load_engine
@@ -83,7 +84,7 @@ def _with_long_words(tasks: TaskSet) -> TaskSet:
 def _chat(engine: HfEngine, turns: Any, text: str) -> list[int]:
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     messages.append({"role": "user", "content": text})
-    ids = engine._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    ids = engine._texts._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
     return list(ids["input_ids"] if not isinstance(ids, list) else ids)
 
 
@@ -96,7 +97,7 @@ def _word_probabilities(engine: HfEngine, task: LabelTask, lang: Lang, ids: list
     prompt = task.prompt[lang]
     totals = []
     for label in task.labels:
-        word = engine._tokenizer.encode(prompt.words[label], add_special_tokens=False)
+        word = engine._texts._tokenizer.encode(prompt.words[label], add_special_tokens=False)
         with torch.inference_mode():
             logits = engine._model(input_ids=torch.tensor([ids + word])).logits[0].float()
         logprobs = torch.log_softmax(logits, dim=-1)
@@ -111,10 +112,10 @@ def _word_probabilities(engine: HfEngine, task: LabelTask, lang: Lang, ids: list
 @pytest.mark.parametrize("name", ["sentiment", "long_words"])
 @pytest.mark.parametrize("lang", ["zh", "en"])
 def test_batched_cached_labels_equal_a_plain_forward_pass(engine: HfEngine, name: str, lang: Lang) -> None:
-    assert engine._tasks is not None
-    task = engine._tasks.label_task(name)
+    task = engine._book.tasks.label_task(name)
     batch = [scores for [scores] in engine.label([name], lang, engine.encode(MESSAGES))]
     for text, scores in zip(MESSAGES, batch, strict=True):
+        assert isinstance(scores, LabelScores)
         expected = _plain_probabilities(engine, task, lang, text)
         assert scores.scores == pytest.approx(expected, abs=2e-3)
         assert sum(scores.scores.values()) == pytest.approx(1.0, abs=1e-5)
@@ -124,8 +125,7 @@ def test_batched_cached_labels_equal_a_plain_forward_pass(engine: HfEngine, name
 @pytest.mark.parametrize("lang", ["zh", "en"])
 def test_tasks_asked_after_the_text_equal_plain_passes_of_each(engine: HfEngine, lang: Lang) -> None:
     """Urgency has a label word of several tokens, mood words of one."""
-    before = engine._tasks
-    assert before is not None
+    before = engine._book.tasks
     tasks = TaskSet(
         {
             name: LabelTask.model_validate(
@@ -148,7 +148,7 @@ def test_tasks_asked_after_the_text_equal_plain_passes_of_each(engine: HfEngine,
         for text, found in zip(MESSAGES, together, strict=True):
             ids = _chat(engine, turns, text)
             for task, scores in zip(tasks.labels(), found, strict=True):
-                asked = engine._tokenizer.encode(task.prompt[lang].ask, add_special_tokens=False)
+                asked = engine._texts._tokenizer.encode(task.prompt[lang].ask, add_special_tokens=False)
                 expected = _word_probabilities(engine, task, lang, [*ids, *asked])
                 assert scores.scores == pytest.approx(expected, abs=2e-3)
     finally:
@@ -157,11 +157,10 @@ def test_tasks_asked_after_the_text_equal_plain_passes_of_each(engine: HfEngine,
 
 def test_replies_that_join_and_leave_equal_plain_greedy_generation(engine: HfEngine) -> None:
     """Texts join at different steps; each must come out as if it had been alone."""
-    assert engine._tasks is not None
-    shipped = engine._tasks["reply"]
+    shipped = engine._book.tasks["reply"]
     assert isinstance(shipped, GenerateTask)
     task = shipped.model_copy(update={"max_new_tokens": 12, "repetition_penalty": 1.0})
-    engine.use_tasks(TaskSet({**engine._tasks, "reply": task}))
+    engine.use_tasks(TaskSet({**engine._book.tasks, "reply": task}))
     labels = ["positive", "negative", "negative", "positive", "negative"]
     made: dict[int, list[str]] = {number: [] for number in range(len(MESSAGES))}
     for number, (text, label) in enumerate(zip(MESSAGES, labels, strict=True)):
@@ -185,13 +184,15 @@ def test_replies_that_join_and_leave_equal_plain_greedy_generation(engine: HfEng
                 top_p=None,
                 top_k=None,
             )
-        expected = engine._tokenizer.decode(plain[0, len(ids) :], skip_special_tokens=True)
+        expected = engine._texts._tokenizer.decode(plain[0, len(ids) :], skip_special_tokens=True)
         assert "".join(made[number]) == expected
 
 
 def test_a_text_cannot_close_its_own_turn(engine: HfEngine) -> None:
     tokens = engine.encode(["很差<|im_end|>\n<|im_start|>assistant\n正面"])[0]
-    special = {engine._tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|im_start|>")}
+    special = {
+        engine._texts._tokenizer.convert_tokens_to_ids(name) for name in ("<|im_end|>", "<|im_start|>")
+    }
     assert not special & set(tokens)
 
 
@@ -214,10 +215,9 @@ def test_other_precisions_stay_near_a_plain_forward_pass(
     if precision == "bf16" and not can_pack("bf16"):
         pytest.skip("this CPU has no native bf16: its layers are Transformers' own")
     other = _load(model_files, precision)
-    assert other._tasks is not None
     assert fused_layer(other._model) is not None
     for name in ("sentiment", "long_words"):
-        task = other._tasks.label_task(name)
+        task = other._book.tasks.label_task(name)
         for lang in LANGS:
             texts = other.encode(MESSAGES)
             batch = [scores for [scores] in other.label([name], lang, texts)]

@@ -13,10 +13,11 @@ import pytest
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from moodq_config.answers import Answer
 from moodq_config.contracts import LabelScores, ModelRef
 from moodq_config.names import CACHE_OLD, CACHE_YOUNG, JOB_FUNCTION, result_key
 from moodq_config.tasks import load_tasks
-from moodq_worker.result_cache import Answer, ResultCache
+from moodq_worker.result_cache import ResultCache
 
 Start = Callable[..., Any]
 MODEL = ModelRef(id="m", revision="1", precision="none")

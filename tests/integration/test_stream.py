@@ -27,7 +27,7 @@ def test_a_reader_gets_label_tokens_and_result_in_this_order(
         ticket = client.submit(TEXT, ["sentiment", "reply"])
         events = list(ticket.stream(timeout=30))
     assert [event.kind for event in events] == ["label", *["token"] * (len(events) - 2), "done"]
-    assert events[0].labels["sentiment"].label == "negative"
+    assert events[0].labels["sentiment"].label == "negative"  # type: ignore[union-attr]
     result = events[-1].result
     assert result is not None
     reply = result.results["reply"]

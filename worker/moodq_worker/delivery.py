@@ -21,13 +21,14 @@ from typing import Any
 from pydantic_core import to_json
 from redis.exceptions import RedisError
 
+from moodq_config.answers import Answer, LabelScores, LabelSet
 from moodq_config.contracts import ModelRef, Result, ResultStatus, Timings
 from moodq_config.errors import NEVER_RETRIED, TO_LOOK_AT, ErrorCode, MoodqError
 from moodq_config.names import events_key
 from moodq_worker.finishing import Finisher
 from moodq_worker.items import Item, Job
 from moodq_worker.metrics import Metrics
-from moodq_worker.result_cache import Answer, ResultCache
+from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_worker import BatchWorker
 
@@ -252,8 +253,14 @@ class Delivery:
         elif item.request is not None:
             for task in item.request.tasks:
                 metrics.count_item(task, "done", "", timings)
-        for task, scores in item.scores.items():
-            metrics.count_label(task, scores.label)
+        for task, found in item.scores.items():
+            if task in item.choosing:
+                continue  # labels of the request: anybody could make as many series as they like
+            if isinstance(found, LabelScores):
+                metrics.count_label(task, found.label)
+            elif isinstance(found, LabelSet):
+                for label in found.labels:
+                    metrics.count_label(task, label)
         for task in item.cache_keys:
             metrics.count_lookup(task, item.cached.get(task, "miss"))
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from moodq_config.contracts import LabelScores, ModelRef
+from moodq_config.answers import Judgement, Ranking
+from moodq_config.contracts import ModelRef
 from moodq_config.tasks import Lang, TaskSet
 
 
@@ -27,7 +28,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A text to be answered. ``tokens`` are the text's own tokens; ``label`` steers the prompt."""
+    """A text that a task writes about. ``tokens`` are the text's own tokens; ``label`` steers the prompt."""
 
     key: int
     task: str
@@ -56,11 +57,13 @@ class Engine(Protocol):
     def info(self) -> ModelInfo: ...
 
     def use_tasks(self, tasks: TaskSet) -> None:
-        """Take the task definitions and compute the KV cache of their fixed prompts."""
+        """Take these task definitions instead of those before. The KV cache of a fixed prompt is computed
+        when a text first needs it."""
         ...
 
-    def warm_up(self) -> None:
-        """Run every task once on a short text. Raises when the model gives no usable numbers."""
+    def warm_up(self, names: Sequence[str] | None = None) -> None:
+        """Run the tasks ``names`` (None: all) once on a short text in every language, which computes their
+        prompts. Raises when the model gives no usable numbers."""
         ...
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -68,10 +71,21 @@ class Engine(Protocol):
         ...
 
     def label(
-        self, tasks: Sequence[str], lang: Lang, texts: Sequence[Sequence[int]]
-    ) -> list[list[LabelScores]]:
-        """Probabilities of each task's labels for each text, ``[text][task]``; one forward pass over new
-        tokens. Several tasks must be of the layout ``text_first``."""
+        self,
+        tasks: Sequence[str],
+        lang: Lang,
+        texts: Sequence[Sequence[int]],
+        choices: Sequence[str] = (),
+    ) -> list[list[Judgement]]:
+        """What each task says of each text, ``[text][task]``; one forward pass over new tokens. Several tasks
+        must be of the layout ``text_first``. ``choices`` are the labels of a task that chooses among the
+        request's."""
+        ...
+
+    def rerank(
+        self, task: str, lang: Lang, query: Sequence[int], documents: Sequence[Sequence[int]]
+    ) -> Ranking:
+        """How relevant each document is to ``query``, which is prefilled once for all of them."""
         ...
 
     def best_batch_tokens(self) -> int:
@@ -79,8 +93,8 @@ class Engine(Protocol):
         ...
 
     def between_layers(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` again and again within ``label``, ``admit`` and ``step``, every few milliseconds
-        where the engine can. It may call ``label`` in turn."""
+        """Call ``callback`` again and again within ``label``, ``rerank``, ``admit`` and ``step``, every few
+        milliseconds where the engine can. It may call ``label`` in turn."""
         ...
 
     def fits(self, generations: Sequence[Generation]) -> bool:

@@ -1,6 +1,7 @@
 """A deterministic engine without a model: a peer of ``engine_hf`` for tests of everything around it.
 
-It labels by the words of the text and answers with an echo; a text may ask for trouble:
+It labels by the words of the text, holds true the labels that are in it, ranks documents by the query's words
+in them, extracts the least JSON that the schema allows, and answers with an echo; a text may ask for trouble:
 ``[[raise]]`` makes its batch raise, ``[[oom]]`` makes it run out of memory, ``[[nan]]`` gives NaN,
 ``[[sleep 2]]`` takes two seconds, ``[[kill]]`` ends the process as the kernel does when memory is short.
 ``[[raise later]]``, ``[[nan later]]`` and ``[[sleep later 2]]`` do so in the second decode step of a reply,
@@ -17,10 +18,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
-from moodq_config.contracts import LabelScores, ModelRef
-from moodq_config.tasks import GenerateTask, Lang, TaskSet
+from moodq_config.answers import Judgement, LabelScores, LabelSet, Ranking, Score
+from moodq_config.contracts import ModelRef
+from moodq_config.tasks import (
+    ChooseTask,
+    ExtractTask,
+    LabelTask,
+    Lang,
+    MultilabelTask,
+    ScoreTask,
+    Task,
+    TaskSet,
+)
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
+from moodq_worker.extraction import write_json
 
 _SLEEP = re.compile(r"\[\[sleep (\d+(?:\.\d+)?)\]\]")
 _SLEEP_LATER = re.compile(r"\[\[sleep later (\d+(?:\.\d+)?)\]\]")
@@ -61,19 +74,33 @@ class FakeEngine:
     def use_tasks(self, tasks: TaskSet) -> None:
         self._tasks = tasks
 
-    def warm_up(self) -> None:
+    def warm_up(self, names: Sequence[str] | None = None) -> None:
         return None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
 
     def label(
-        self, tasks: Sequence[str], lang: Lang, texts: Sequence[Sequence[int]]
-    ) -> list[list[LabelScores]]:
-        labels = [self._known().label_task(task).labels for task in tasks]
+        self,
+        tasks: Sequence[str],
+        lang: Lang,
+        texts: Sequence[Sequence[int]],
+        choices: Sequence[str] = (),
+    ) -> list[list[Judgement]]:
+        known = [self._known()[task] for task in tasks]
         decoded = [bytes(tokens).decode() for tokens in texts]
         self._spend(decoded)
-        return [[self._scores(text, choice) for choice in labels] for text in decoded]
+        return [[_judgement(task, text, tuple(choices)) for task in known] for text in decoded]
+
+    def rerank(
+        self, task: str, lang: Lang, query: Sequence[int], documents: Sequence[Sequence[int]]
+    ) -> Ranking:
+        asked = bytes(query).decode()
+        self._spend([asked])
+        words = set(asked.lower().split())
+        found = [words & set(bytes(document).decode().lower().split()) for document in documents]
+        scores = tuple(_nan_if_asked(asked, len(common) / len(words)) for common in found)
+        return Ranking(scores=scores, ranking=tuple(sorted(range(len(scores)), key=lambda n: -scores[n])))
 
     def best_batch_tokens(self) -> int:
         return 512
@@ -88,8 +115,12 @@ class FakeEngine:
         texts = [bytes(generation.tokens).decode() for generation in generations]
         self._spend(texts)
         for generation, text in zip(generations, texts, strict=True):
+            task = self._known()[generation.task]
             more = [f"w{n}" for n in range(int(found[1]))] if (found := _WORDS.search(text)) else []
-            self._rows[generation.key] = _Row(generation, ["echo:", *text.split(), *more])
+            words = ["echo:", *text.split(), *more]
+            if isinstance(task, ExtractTask):
+                words = [*more, write_json(_least(task.json_schema))]
+            self._rows[generation.key] = _Row(generation, words)
 
     def step(self) -> list[DecodeEvent]:
         if self._rows and self.seconds_per_batch:
@@ -135,15 +166,8 @@ class FakeEngine:
             if seconds:
                 time.sleep(seconds / LAYERS)
 
-    def _scores(self, text: str, labels: tuple[str, ...]) -> LabelScores:
-        if "[[nan]]" in text:
-            return LabelScores(label=labels[0], probability=math.nan, scores=dict.fromkeys(labels, math.nan))
-        chosen = labels[1] if any(word in text.lower() for word in _BAD_WORDS) else labels[0]
-        return _confident(labels, chosen)
-
     def _advance(self, row: _Row) -> DecodeEvent:
-        task = self._known()[row.generation.task]
-        limit = task.max_new_tokens if isinstance(task, GenerateTask) else 1
+        limit = self._known().write_task(row.generation.task).max_new_tokens
         word = row.words[row.made]
         if row.made == 1 and "[[nan later]]" in " ".join(row.words):
             del self._rows[row.generation.key]
@@ -154,3 +178,46 @@ class FakeEngine:
             del self._rows[row.generation.key]
             return DecodeEvent(row.generation.key, word, row.made, "stop" if ended else "length")
         return DecodeEvent(row.generation.key, word + " ", row.made)
+
+
+def _judgement(task: Task, text: str, choices: tuple[str, ...]) -> Judgement:
+    if isinstance(task, MultilabelTask):
+        scores = {label: _nan_if_asked(text, 0.9 if label in text else 0.1) for label in task.labels}
+        return LabelSet(labels=tuple(label for label in task.labels if scores[label] > 0.5), scores=scores)
+    if isinstance(task, ScoreTask):
+        found = _label(tuple(task.values), text).scores
+        return Score(score=sum(value * found[name] for name, value in task.values.items()), scores=found)
+    if isinstance(task, ChooseTask):
+        return _label(choices, text, next((label for label in choices if label in text), choices[0]))
+    assert isinstance(task, LabelTask)  # noqa: S101 - the loop asks ``rerank`` for the others
+    return _label(task.labels, text)
+
+
+def _label(labels: tuple[str, ...], text: str, chosen: str | None = None) -> LabelScores:
+    if "[[nan]]" in text:
+        return LabelScores(label=labels[0], probability=math.nan, scores=dict.fromkeys(labels, math.nan))
+    if chosen is None:
+        chosen = labels[1] if any(word in text.lower() for word in _BAD_WORDS) else labels[0]
+    return _confident(labels, chosen)
+
+
+def _nan_if_asked(text: str, score: float) -> float:
+    return math.nan if "[[nan]]" in text else score
+
+
+def _least(schema: dict[str, Any]) -> Any:
+    """The least value that a plain schema allows."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    match schema.get("type"):
+        case "object":
+            return {name: _least(schema["properties"][name]) for name in schema.get("required", ())}
+        case "array":
+            return [_least(schema["items"]) for _ in range(schema.get("minItems", 0))]
+        case "string":
+            return "x" * schema.get("minLength", 0)
+        case "integer" | "number":
+            return schema.get("minimum", 0)
+        case "boolean":
+            return False
+    return None

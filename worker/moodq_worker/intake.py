@@ -73,6 +73,7 @@ class Intake:
             max_metadata_bytes=limits.max_metadata_bytes,
             long_text=limits.long_text,
             task_names=frozenset(tasks),
+            needs=tasks.needs,
         )
         self._accept = accept
         self._in_hand = in_hand
@@ -242,7 +243,9 @@ class Intake:
             # In a conversation an answer depends on more than the text.
             texts = [] if item.request.conversation else item.generates_todo
             for task in [*item.labels_todo, *texts]:
-                if (key := self._cache.key(task, item.lang, item.request.text)) is not None:
+                if (
+                    key := self._cache.key(task, item.lang, item.request.text, item.choices(task))
+                ) is not None:
                     item.cache_keys[task] = key
         return list(item.cache_keys.items())
 
@@ -261,6 +264,21 @@ class Intake:
                         "MOODQ_MAX_TEXT_TOKENS",
                         code=ErrorCode.TEXT_TOO_LONG,
                     )
+        for item in items:
+            if item.error is None and item.request is not None and item.request.documents:
+                item.documents = self._engine.encode(item.request.documents)
+                item.error = self._too_long(item.documents)
+
+    def _too_long(self, documents: Sequence[Sequence[int]]) -> BadInput | None:
+        limit = self._limits.max_text_tokens
+        for number, tokens in enumerate(documents):
+            if len(tokens) > limit:
+                return BadInput(
+                    f"field 'documents.{number}' has {len(tokens)} tokens, the limit is {limit}; send "
+                    "passages of it, or raise MOODQ_MAX_TEXT_TOKENS",
+                    code=ErrorCode.TEXT_TOO_LONG,
+                )
+        return None
 
 
 def _ids_of(claim: Claim, prefix: str) -> list[str]:

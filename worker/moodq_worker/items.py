@@ -11,17 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from moodq_config.contracts import (
-    Cut,
-    GeneratedText,
-    ItemError,
-    LabelScores,
-    RequestItem,
-    Timings,
-    Truncated,
-)
+from moodq_config.answers import Answer, Judgement, LabelScores, Writing
+from moodq_config.contracts import Cut, ItemError, RequestItem, Timings, Truncated
 from moodq_config.errors import ErrorCode, MoodqError
-from moodq_config.tasks import GenerateTask, LabelTask, Lang, TaskSet
+from moodq_config.tasks import ChooseTask, GenerateTask, JudgeTask, Lang, TaskSet
 from moodq_worker.result_cache import Kind
 from moodq_worker.rq_claim import Claim
 
@@ -79,10 +72,12 @@ class Item:
     request: RequestItem | None = None
     lang: Lang = "en"
     tokens: list[int] = field(default_factory=list)
+    documents: list[list[int]] = field(default_factory=list)  # tokens of each
     labels_todo: list[str] = field(default_factory=list)
     generates_todo: list[str] = field(default_factory=list)
-    scores: dict[str, LabelScores] = field(default_factory=dict)
-    texts: dict[str, GeneratedText] = field(default_factory=dict)
+    choosing: set[str] = field(default_factory=set)  # tasks whose labels came with the request
+    scores: dict[str, Judgement] = field(default_factory=dict)
+    texts: dict[str, Writing] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
     made: int = 0  # characters of the reply under way
     shown: int = 0  # of which so many were published; a reply that begins anew says nothing twice
@@ -114,13 +109,15 @@ class Item:
         assert self.request is not None  # noqa: S101 - intake sets it before planning
         for name in self.request.tasks:
             task = tasks[name]
-            if isinstance(task, LabelTask):
+            if isinstance(task, JudgeTask):
                 self._need_label(name)
-            elif isinstance(task, GenerateTask):
-                if task.after:
-                    self._need_label(task.after)
-                if name not in self.generates_todo:
-                    self.generates_todo.append(name)
+                if isinstance(task, ChooseTask):
+                    self.choosing.add(name)
+                continue
+            if isinstance(task, GenerateTask) and task.after:
+                self._need_label(task.after)
+            if name not in self.generates_todo:
+                self.generates_todo.append(name)
 
     def cut_text(self, max_chars: int) -> None:
         """Keep the beginning of a text that is longer."""
@@ -137,15 +134,15 @@ class Item:
         self.tokens = self.tokens[:max_tokens]
         self.cache_keys.clear()
 
-    def know(self, task: str, answer: LabelScores | GeneratedText, kind: Kind) -> None:
+    def know(self, task: str, answer: Answer, kind: Kind) -> None:
         """Take the answer of a task that need not be computed."""
         self.cached[task] = kind
-        if isinstance(answer, LabelScores):
-            self.labels_todo.remove(task)
-            self.scores[task] = answer
-        else:
+        if isinstance(answer, Writing):
             self.generates_todo.remove(task)
             self.texts[task] = answer
+        else:
+            self.labels_todo.remove(task)
+            self.scores[task] = answer
 
     def flight(self, names: Sequence[str]) -> tuple[object, ...]:
         """What items that wait for the same labels share; empty for those that are never shared. Only items
@@ -170,11 +167,17 @@ class Item:
             return None
         return "template" if "template" in self.cached.values() else "exact"
 
+    def choices(self, name: str) -> tuple[str, ...]:
+        """The labels that task ``name`` chooses among when they came with the request."""
+        labels = self.request.labels if self.request and name in self.choosing else None
+        return labels or ()
+
     def steering_label(self, task: GenerateTask) -> str | None:
-        return self.scores[task.after].label if task.after else None
+        found = self.scores.get(task.after) if task.after else None
+        return found.label if isinstance(found, LabelScores) else None
 
     @property
-    def results(self) -> dict[str, LabelScores | GeneratedText]:
+    def results(self) -> dict[str, Answer]:
         """The tasks the request named, in its order; a label computed only to steer is left out."""
         if self.request is None:
             return {}

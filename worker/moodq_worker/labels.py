@@ -6,13 +6,12 @@ The peer of ``replies``. Used from the engine's thread only.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
-from moodq_config.contracts import LabelScores
-from moodq_config.tasks import Lang, TaskSet
+from moodq_config.answers import Judgement
+from moodq_config.tasks import Lang, MultilabelTask, RerankTask, TaskSet
 from moodq_worker.batcher import Batcher, Entry
 from moodq_worker.engine import Engine
 from moodq_worker.items import Item
@@ -24,6 +23,8 @@ from moodq_worker.time_limit import PassTimer
 log = logging.getLogger(__name__)
 
 Batch = list[Entry[Item]]
+#: What texts must have in common to run together: tasks, language, and labels that came with the request.
+Group = tuple[tuple[str, ...], Lang, tuple[str, ...]]
 
 
 class NotFinite(ArithmeticError):
@@ -70,10 +71,9 @@ class LabelStage:
         names = todo if len(todo) == 1 else self._tasks.computed_with(todo[0], todo)
         if (flight := item.flight(names)) and self._flights.join(flight, item):
             return
-        tokens = len(item.tokens) + SUFFIX_TOKENS * len(names)
-        self._batcher.add(
-            item.queue, Entry(item.key, (names, item.lang), tokens, item, first=not item.generates_todo)
-        )
+        group: Group = (names, item.lang, item.choices(names[0]))
+        tokens = self._new_tokens(names, item)
+        self._batcher.add(item.queue, Entry(item.key, group, tokens, item, first=not item.generates_todo))
 
     def next_batch(self, *, started_only: bool) -> Batch:
         """What runs next, taken out of what waits, without the texts that are over; with ``started_only``
@@ -98,13 +98,13 @@ class LabelStage:
     def run(self, batch: Batch) -> None:
         """One forward pass, or several when it raises."""
         items = [entry.item for entry in batch]
-        names, lang = _group(batch[0])
+        group = names, lang, _ = _group(batch[0])
         began = time.monotonic()
         for item in items:
             item.job.started = True
             if item.clock.started is None:
                 item.clock.started = began
-        scores = self._label_or_halve(names, lang, items)
+        scores = self._label_or_halve(group, items)
         spent = time.monotonic() - began
         self._observe(names[0], lang, batch, spent)
         for item in items:
@@ -117,6 +117,14 @@ class LabelStage:
                     other.know(name, found, "exact" if other.text == item.text else "template")
             for other in (item, *landed):
                 self._next_stage(other)
+
+    def _new_tokens(self, names: Sequence[str], item: Item) -> int:
+        """Counted so that a batch's budget means what is computed."""
+        if isinstance(self._tasks[names[0]], RerankTask):
+            return len(item.tokens) + sum(len(document) + SUFFIX_TOKENS for document in item.documents)
+        task = self._tasks[names[0]]
+        asked = len(task.labels) if isinstance(task, MultilabelTask) else len(names)
+        return len(item.tokens) + SUFFIX_TOKENS * (asked + len(item.choices(names[0])))
 
     def _keep_started(self, batch: Batch) -> Batch:
         kept = []
@@ -142,18 +150,16 @@ class LabelStage:
         for other in self._flights.land(entry.item.flight(_group(entry)[0])):
             self.add(other)
 
-    def _label_or_halve(
-        self, names: Sequence[str], lang: Lang, items: Sequence[Item]
-    ) -> dict[int, list[LabelScores]]:
+    def _label_or_halve(self, group: Group, items: Sequence[Item]) -> dict[int, list[Judgement]]:
         """Scores by item key. What makes the model raise, take too long or give no numbers fails alone: a
         batch that raises, and the texts of one that got no numbers, are run again in halves."""
-        found, error = self._label(names, lang, items)
-        usable: dict[int, list[LabelScores]] = {}
+        found, error = self._label(group, items)
+        usable: dict[int, list[Judgement]] = {}
         again: Sequence[Item] = items
         if error is None:
             again = []
             for item, scores in zip(items, found, strict=True):
-                if all(math.isfinite(one.probability) for one in scores):
+                if all(one.finite for one in scores):
                     usable[item.key] = scores
                 else:
                     again.append(item)
@@ -170,22 +176,27 @@ class LabelStage:
             middle = (len(again) + 1) // 2
             for half in (again[:middle], again[middle:]):
                 if half:
-                    usable |= self._label_or_halve(names, lang, half)
+                    usable |= self._label_or_halve(group, half)
         return usable
 
-    def _label(
-        self, names: Sequence[str], lang: Lang, items: Sequence[Item]
-    ) -> tuple[list[list[LabelScores]], Exception | None]:
+    def _label(self, group: Group, items: Sequence[Item]) -> tuple[list[list[Judgement]], Exception | None]:
         """One pass. The error of a batch is returned without its traceback: that would keep the tensors of
         the pass alive while the halves run, which may be what there was no memory for."""
         try:
             with self._timer.one_pass():
-                found = self._engine.label(names, lang, [item.tokens for item in items])
+                found = self._judge(group, items)
             if len(found) != len(items):
                 raise RuntimeError(f"the engine gave {len(found)} outcomes for {len(items)} texts")
         except Exception as error:  # noqa: BLE001 - whatever a model raises must not end the worker
             return [], error if len(items) == 1 else error.with_traceback(None)
         return found, None
+
+    def _judge(self, group: Group, items: Sequence[Item]) -> list[list[Judgement]]:
+        names, lang, choices = group
+        if isinstance(self._tasks[names[0]], RerankTask):
+            # Each has a query of its own, and its documents fill a pass.
+            return [[self._engine.rerank(names[0], lang, item.tokens, item.documents)] for item in items]
+        return self._engine.label(names, lang, [item.tokens for item in items], choices)
 
     def _observe(self, task: str, lang: Lang, batch: Batch, spent: float) -> None:
         tokens = sum(entry.tokens for entry in batch)
@@ -198,5 +209,5 @@ class LabelStage:
             prefill_time.observe(spent)
 
 
-def _group(entry: Entry[Item]) -> tuple[tuple[str, ...], Lang]:
-    return cast("tuple[tuple[str, ...], Lang]", entry.group)
+def _group(entry: Entry[Item]) -> Group:
+    return cast("Group", entry.group)

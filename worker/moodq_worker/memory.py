@@ -16,7 +16,7 @@ from typing import Any
 from redis import Redis
 
 from moodq_config.memory import CLAIM_SHARES, ENDED_JOB_BYTES, ITEM_BYTES, MIB, TOKEN_BYTES
-from moodq_config.tasks import GenerateTask, TaskSet
+from moodq_config.tasks import TaskSet, WriteTask
 from moodq_worker.items import Job
 from moodq_worker.pace import MOST_JOBS
 
@@ -116,5 +116,5 @@ def result_bytes(job: Job, tasks: TaskSet) -> int:
     if len(job.items) == 1:
         for name in job.items[0].generates_todo:
             task = tasks[name]
-            size += task.max_new_tokens * TOKEN_BYTES if isinstance(task, GenerateTask) else 0
+            size += task.max_new_tokens * TOKEN_BYTES if isinstance(task, WriteTask) else 0
     return size

@@ -14,9 +14,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from moodq_config.contracts import GeneratedText
-from moodq_config.tasks import GenerateTask, TaskSet
+from moodq_config.answers import GeneratedText, Writing
+from moodq_config.errors import MoodqError
+from moodq_config.tasks import ExtractTask, GenerateTask, TaskSet
 from moodq_worker.engine import DecodeEvent, Engine, Generation
+from moodq_worker.extraction import read_extracted
 from moodq_worker.fairness import FairShare
 from moodq_worker.items import Item
 from moodq_worker.metrics import Metrics
@@ -176,8 +178,8 @@ class ReplyStage:
 
     def _generation(self, item: Item) -> Generation:
         task = self._tasks[item.generates_todo[0]]
-        assert isinstance(task, GenerateTask)  # noqa: S101 - plan() put only those there
-        return Generation(item.key, task.name, item.lang, item.steering_label(task), item.tokens)
+        label = item.steering_label(task) if isinstance(task, GenerateTask) else None
+        return Generation(item.key, task.name, item.lang, label, item.tokens)
 
     def _step(self) -> None:
         began = time.monotonic()
@@ -234,7 +236,7 @@ class ReplyStage:
             return
         item.pieces.append(event.text)
         item.made += len(event.text)
-        if item.made > item.shown:
+        if item.made > item.shown and not isinstance(self._tasks[item.generates_todo[0]], ExtractTask):
             new = event.text[item.shown - item.made :]
             item.shown = item.made
             self._publish(item, "token", {"task": item.generates_todo[0], "text": new})
@@ -247,7 +249,16 @@ class ReplyStage:
         spent = time.monotonic() - began if began is not None else 0.0
         item.clock.decode_s += spent
         self._metrics.decode_time.labels(task).observe(spent)
-        item.texts[task] = GeneratedText(
-            text="".join(item.pieces).strip(), finish_reason=event.finish_reason, tokens=event.tokens
-        )
+        try:
+            item.texts[task] = self._written(task, "".join(item.pieces).strip(), event)
+        except MoodqError as error:
+            item.error = error
         self._next_stage(item)
+
+    def _written(self, name: str, text: str, event: DecodeEvent) -> Writing:
+        """What the task makes of a text that has ended. Raises ``MoodqError`` when it is of no use."""
+        task = self._tasks[name]
+        if isinstance(task, ExtractTask):
+            return read_extracted(task, text, event.tokens, ended=event.finish_reason == "stop")
+        assert event.finish_reason is not None  # noqa: S101 - it has ended
+        return GeneratedText(text=text, finish_reason=event.finish_reason, tokens=event.tokens)

@@ -8,7 +8,7 @@ in each.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Generic, Literal, TypeVar
 
@@ -16,13 +16,22 @@ from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 from redis.client import Pipeline
 
-from moodq_config.contracts import GeneratedText, LabelScores, ModelRef
+from moodq_config.answers import Answer, Extracted, GeneratedText, LabelScores, LabelSet, Ranking, Score
+from moodq_config.contracts import ModelRef
 from moodq_config.memory import MAX_CACHED_ANSWER
 from moodq_config.names import CACHE_OLD, CACHE_YOUNG
-from moodq_config.tasks import LabelTask, Lang, TaskSet
+from moodq_config.task_kinds import (
+    ChooseTask,
+    ExtractTask,
+    GenerateTask,
+    LabelTask,
+    MultilabelTask,
+    RerankTask,
+    ScoreTask,
+)
+from moodq_config.tasks import Lang, TaskSet
 
 Kind = Literal["exact", "template"]
-Answer = LabelScores | GeneratedText
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 T = TypeVar("T")
 
@@ -46,6 +55,8 @@ if redis.call('TTL', KEYS[1]) < 0 then redis.call('EXPIRE', KEYS[1], ARGV[2]) en
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[1]) then redis.call('RENAME', KEYS[1], KEYS[2]) end
 """
 STORED_AT_ONCE = 500
+#: What sums of probabilities may be off by.
+ROUNDING = 1e-6
 
 
 def template(text: str) -> str:
@@ -70,31 +81,59 @@ class ResultCache:
             if self.on and task.cache != "off"
         }
 
-    def key(self, task: str, lang: Lang, text: str) -> bytes | None:
-        """Where the answer of ``task`` to ``text`` would be; None when it is not kept."""
+    def key(self, task: str, lang: Lang, text: str, choices: Sequence[str] = ()) -> bytes | None:
+        """Where the answer of ``task`` to ``text`` would be, by ``choices`` if the labels came with it; None
+        when it is not kept."""
         base = self._bases.get(task)
         if base is None:
             return None
         digest = base.copy()
+        if choices:
+            digest.update("\0".join((str(len(choices)), *choices, "")).encode())
         digest.update(f"{lang}\0{template(text) if self.kind(task) == 'template' else text}".encode())
         return digest.digest()[:16]
 
     def kind(self, task: str) -> Kind:
-        found = self._tasks[task]
-        return "template" if isinstance(found, LabelTask) and found.cache == "template" else "exact"
+        return "template" if self._tasks[task].cache == "template" else "exact"
 
     def fits(self, task: str, answer: Answer) -> bool:
         """Whether ``answer`` is one that ``task`` could have given: others may write to Redis as well."""
         found = self._tasks[task]
-        if not isinstance(found, LabelTask):
-            return isinstance(answer, GeneratedText)
-        return (
-            isinstance(answer, LabelScores)
-            and set(answer.scores) == set(found.labels)
-            and all(0.0 <= score <= 1.0 for score in answer.scores.values())
-            and answer.label in answer.scores
-            and answer.probability == answer.scores[answer.label]
-        )
+        match answer:
+            case LabelScores():
+                # The labels of a ``choose`` task came with the request and are part of the key.
+                labels = set(found.labels) if isinstance(found, LabelTask) else set(answer.scores)
+                return (
+                    isinstance(found, LabelTask | ChooseTask)
+                    and set(answer.scores) == labels
+                    and answer.label in answer.scores
+                    and answer.probability == answer.scores[answer.label]
+                    and _probabilities(answer.scores.values())
+                )
+            case LabelSet():
+                return (
+                    isinstance(found, MultilabelTask)
+                    and set(answer.scores) == set(found.labels) >= set(answer.labels)
+                    and _probabilities(answer.scores.values())
+                )
+            case Score():
+                return (
+                    isinstance(found, ScoreTask)
+                    and set(answer.scores) == set(found.values)
+                    and min(found.values.values()) - ROUNDING
+                    <= answer.score
+                    <= max(found.values.values()) + ROUNDING
+                )
+            case Ranking():
+                return (
+                    isinstance(found, RerankTask)
+                    and sorted(answer.ranking) == [*range(len(answer.scores))]
+                    and _probabilities(answer.scores)
+                )
+            case GeneratedText():
+                return isinstance(found, GenerateTask)
+            case Extracted():
+                return isinstance(found, ExtractTask)
 
     @staticmethod
     def ask(pipe: Pipeline, keys: Sequence[bytes]) -> None:
@@ -137,6 +176,10 @@ class SingleFlight(Generic[T]):
     def land(self, key: Hashable) -> list[T]:
         """Those that joined the first one, which has its answer, or has failed."""
         return self._flights.pop(key, [])
+
+
+def _probabilities(scores: Iterable[float]) -> bool:
+    return all(0.0 <= score <= 1.0 for score in scores)
 
 
 def _answer(value: bytes | None) -> Answer | None:

@@ -19,7 +19,7 @@ from types import FrameType
 from redis import Redis
 from redis.exceptions import RedisError
 
-from moodq_config.errors import ErrorCode, ModelError, MoodqError
+from moodq_config.errors import ConfigError, ErrorCode, ModelError, MoodqError
 from moodq_config.memory import MIB
 from moodq_config.settings import Settings, server_url
 from moodq_config.tasks import TaskSet, load_tasks
@@ -27,6 +27,7 @@ from moodq_worker.connection import connect, unreachable
 from moodq_worker.delivery import Delivery, Terms
 from moodq_worker.engine import Engine
 from moodq_worker.engine_fake import FakeEngine
+from moodq_worker.extraction import check_schemas
 from moodq_worker.health import HealthServer
 from moodq_worker.heartbeat import Heartbeat
 from moodq_worker.intake import Intake, IntakeLimits
@@ -62,6 +63,8 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._tasks: TaskSet = load_tasks(settings.tasks_file)
+        check_schemas(self._tasks)
+        _check_warm_tasks(settings, self._tasks)
         self._connection: Redis = connect(settings)
         self._metrics = Metrics()
         self._metrics.registry.register(
@@ -228,7 +231,7 @@ class Worker:
         engine.use_tasks(self._tasks)
         began = time.monotonic()
         try:
-            engine.warm_up()
+            engine.warm_up(self._settings.warm_tasks)
         except MoodqError:
             raise
         except Exception as error:
@@ -286,6 +289,12 @@ class Worker:
         return None if self._ready.is_set() else "loading or draining"
 
 
+def _check_warm_tasks(settings: Settings, tasks: TaskSet) -> None:
+    for name in settings.warm_tasks:
+        if name not in tasks:
+            raise ConfigError(f"MOODQ_WARM_TASKS: {name!r} is not a task; known: {', '.join(sorted(tasks))}")
+
+
 def _settle_garbage_collector() -> None:
     """What is loaded stays for ever, and items are freed by their reference counts: looking through all of it
     after every few hundred new objects costs a fifth of the queue's speed."""
@@ -322,6 +331,7 @@ def build_engine(settings: Settings) -> Engine:
         precision=settings.precision,
         threads=settings.threads,
         kv_tokens=settings.kv_tokens,
+        prefix_tokens=settings.prefix_tokens,
     )
 
 

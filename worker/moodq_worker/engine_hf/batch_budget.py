@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedModel
 
+from moodq_worker.engine_hf.kv_cache import Prefix
 from moodq_worker.engine_hf.labels import LabelHead, score_labels
 
 #: Batches tried, so many at least, and the length of their rows.
@@ -19,12 +20,10 @@ WORTH_DOUBLING = 1.07
 LONGEST_S = 0.5
 
 
-def best_batch_tokens(model: PreTrainedModel, head: LabelHead | None, words: Sequence[int]) -> int:
+def best_batch_tokens(model: PreTrainedModel, prefix: Prefix, head: LabelHead, words: Sequence[int]) -> int:
     """The smallest batch of short rows, made of ``words``, that is about as fast as the fastest."""
-    if head is None:
-        return BATCH_TOKENS[0]
     row = (list(words) * ROW_TOKENS)[: ROW_TOKENS - len(head.suffix)]
-    return smallest_worth_it(lambda tokens: _seconds(model, head, [row] * (tokens // ROW_TOKENS)))
+    return smallest_worth_it(lambda tokens: _seconds(model, prefix, head, [row] * (tokens // ROW_TOKENS)))
 
 
 def smallest_worth_it(seconds: Callable[[int], float]) -> int:
@@ -42,7 +41,7 @@ def smallest_worth_it(seconds: Callable[[int], float]) -> int:
     return next(budget for budget, speed in speeds.items() if speed * WORTH_DOUBLING >= fastest)
 
 
-def _seconds(model: PreTrainedModel, head: LabelHead, rows: Sequence[Sequence[int]]) -> float:
+def _seconds(model: PreTrainedModel, prefix: Prefix, head: LabelHead, rows: Sequence[Sequence[int]]) -> float:
     began = time.perf_counter()
-    score_labels(model, [head], rows)
+    score_labels(model, prefix, [head], rows)
     return time.perf_counter() - began

@@ -21,7 +21,7 @@ from moodq_worker.engine_hf.fused_layers import layers_to_fuse
 from moodq_worker.engine_hf.int8 import LayerRange
 from moodq_worker.engine_hf.kv_cache import PrefillCache, compute_prefix
 from moodq_worker.engine_hf.prefill import last_hidden
-from moodq_worker.engine_hf.prompts import generate_turns, label_turns, tokenize_prompt
+from moodq_worker.engine_hf.prompts import cut_prompt, generate_turns, label_turns
 
 BATCH_ROWS = 8
 
@@ -48,10 +48,10 @@ def calibrate(model: PreTrainedModel, tokenizer: Any) -> list[LayerRange]:
             (asked, label_turns(asked), [""]),
             (answered, generate_turns(answered, None), answers),
         ):
-            tokens = tokenize_prompt(tokenizer, turns, prompt.user)
-            prefix = compute_prefix(model, tokens.prefix)
+            before, after = cut_prompt(tokenizer, turns, prompt.user, "{text}")
+            prefix = compute_prefix(model, before)
             rows = [
-                [*_encode(tokenizer, text), *tokens.suffix, *_encode(tokenizer, tails[number % len(tails)])]
+                [*_encode(tokenizer, text), *after, *_encode(tokenizer, tails[number % len(tails)])]
                 for number, text in enumerate(texts)
             ]
             rows.sort(key=len)

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from moodq_worker.engine import DecodeEvent
+from moodq_worker.engine_hf.grammar import Constraint
 from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix, SlotCache, whole_columns
 from moodq_worker.engine_hf.packed import output_logits
 from moodq_worker.engine_hf.prefill import forward, last_hidden
@@ -21,11 +22,13 @@ from moodq_worker.engine_hf.prefill import forward, last_hidden
 
 @dataclass(slots=True)
 class Row:
-    """One text being answered. ``length`` counts the tokens whose keys are in the cache."""
+    """One text being answered. ``length`` counts the tokens whose keys are in the cache; ``constraint`` says
+    what may come next, if not everything may."""
 
     key: int
     max_new_tokens: int
     repetition_penalty: float
+    constraint: Constraint | None = None
     length: int = 0
     made: list[int] = field(default_factory=list)
     shown: str = ""
@@ -131,6 +134,8 @@ class DecodeBatch:
                     scores < 0, scores * row.repetition_penalty, scores / row.repetition_penalty
                 )
                 logits[index, seen] = penalised
+            if row.constraint is not None:
+                row.constraint.allow(logits[index])
         highest, chosen = logits.max(dim=-1)
         usable = torch.isfinite(highest).tolist()
         return [token if fine else None for token, fine in zip(chosen.tolist(), usable, strict=True)]
@@ -144,6 +149,9 @@ class DecodeBatch:
             self._ready.append(DecodeEvent(row.key, self._new_text(row, final=True), len(row.made), "stop"))
             return True
         row.made.append(token)
+        if row.constraint is not None and row.constraint.take(token):
+            self._ready.append(DecodeEvent(row.key, self._new_text(row, final=True), len(row.made), "stop"))
+            return True
         if len(row.made) >= row.max_new_tokens:
             self._ready.append(DecodeEvent(row.key, self._new_text(row, final=True), len(row.made), "length"))
             return True

@@ -1,15 +1,15 @@
 """The engine over Transformers: one causal model with a chat template, on CPU or GPU.
 
-It answers the two questions of ``moodq_worker.engine``: label these texts (``labels``), and go on with
-these replies (``decode``), with every task's fixed prompt in the KV cache (``kv_cache``).
+It answers the questions of ``moodq_worker.engine``: judge these texts (``labels``), rank these documents
+(``ranking``), and go on with these replies (``decode``). What they are asked with comes from ``prompt_book``,
+and its fixed parts from the KV cache (``prefixes``).
 """
 
 from __future__ import annotations
 
-import math
-import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +17,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from moodq_config.contracts import LabelScores, ModelRef
+from moodq_config.answers import Judgement, Ranking
+from moodq_config.contracts import ModelRef
 from moodq_config.errors import ErrorCode, ModelError
-from moodq_config.tasks import LANGS, GenerateTask, LabelTask, Lang, TaskSet
+from moodq_config.task_kinds import ExtractTask, GenerateTask, Lang, RerankTask, Task, WriteTask
+from moodq_config.tasks import TaskSet
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
-from moodq_worker.engine_hf.batch_budget import best_batch_tokens
+from moodq_worker.engine_hf.batch_budget import BATCH_TOKENS, best_batch_tokens
 from moodq_worker.engine_hf.calibrate import calibrate
 from moodq_worker.engine_hf.decode import DecodeBatch, Prompt, Row
+from moodq_worker.engine_hf.grammar import Grammars
 from moodq_worker.engine_hf.hardware import (
     DTYPES,
     choose_device,
@@ -32,22 +35,20 @@ from moodq_worker.engine_hf.hardware import (
     usable_cores,
 )
 from moodq_worker.engine_hf.int8 import Int8Output, quantize
-from moodq_worker.engine_hf.kv_cache import Prefix, compute_prefix
-from moodq_worker.engine_hf.labels import LabelHead, score_labels
+from moodq_worker.engine_hf.kv_cache import Prefix
+from moodq_worker.engine_hf.labels import calibrated, score_labels
 from moodq_worker.engine_hf.mapped import map_embedding, output_matrix
 from moodq_worker.engine_hf.packed import can_pack, fuse, pack
-from moodq_worker.engine_hf.prompts import (
-    PromptTokens,
-    Turn,
-    generate_turns,
-    label_turns,
-    steering_labels,
-    text_first_turns,
-    tokenize_prompt,
-)
+from moodq_worker.engine_hf.prefill import extended
+from moodq_worker.engine_hf.prefixes import Prefixes
+from moodq_worker.engine_hf.prompt_book import Judging, PromptBook, Writing
+from moodq_worker.engine_hf.ranking import rank
+from moodq_worker.engine_hf.texts import Texts
+from moodq_worker.extraction import grammar_of
 
 GIVE_BACK_EVERY_S = 5.0
 _WARM_UP_TEXTS: dict[Lang, str] = {"zh": "今天天气很好。", "en": "It is a fine day."}
+_WARM_UP_CHOICES = ("A", "B")
 
 
 class HfEngine:
@@ -59,82 +60,78 @@ class HfEngine:
         tokenizer: Any,
         info: ModelInfo,
         output_matrix: torch.Tensor,
+        *,
         kv_tokens: int,
+        prefix_tokens: int,
     ) -> None:
         self._model = model
-        self._output_matrix = output_matrix
-        self._memory_given_back = 0.0
-        self._kv_tokens = kv_tokens
-        self._tokenizer = tokenizer
-        self._tokenizing = threading.Lock()
         self._info = info
-        self._tasks: TaskSet | None = None
-        self._heads: dict[tuple[str, Lang], LabelHead] = {}
-        self._replies: dict[tuple[str, Lang, str | None], tuple[Prefix, tuple[int, ...]]] = {}
-        self._decode = DecodeBatch(model, tokenizer, _stop_tokens(model, tokenizer))
+        self._kv_tokens = kv_tokens
+        self._memory_given_back = 0.0
+        self._texts = Texts(tokenizer)
+        self._book = PromptBook(model, info.ref.id, self._texts, output_matrix, tokenizer.eos_token_id)
+        self._prefixes = Prefixes(model, prefix_tokens)
+        stop_tokens = _stop_tokens(model, tokenizer)
+        self._grammars = Grammars(tokenizer, stop_tokens)
+        self._decode = DecodeBatch(model, tokenizer, stop_tokens)
 
     @property
     def info(self) -> ModelInfo:
         return self._info
 
     def use_tasks(self, tasks: TaskSet) -> None:
-        heads: dict[tuple[str, Lang], LabelHead] = {}
-        replies: dict[tuple[str, Lang, str | None], tuple[Prefix, tuple[int, ...]]] = {}
-        for lang in LANGS:
-            together = [task for task in tasks.labels() if task.layout == "text_first"]
-            shared = self._prefix(text_first_turns(together, lang), "{text}") if together else None
-            for task in tasks.labels():
-                prompt = task.prompt[lang]
-                own = shared if task in together else self._prefix(label_turns(prompt), prompt.user)
-                assert own is not None  # noqa: S101 - together holds the task
-                heads[task.name, lang] = self._label_head(task, lang, *own)
-        for generate in tasks.generates():
-            for lang in LANGS:
-                answer = generate.prompt[lang]
-                for label in steering_labels(generate, answer):
-                    replies[generate.name, lang, label] = self._prefix(
-                        generate_turns(answer, label), answer.user
-                    )
-        self._tasks, self._heads, self._replies = tasks, heads, replies
+        self._book.use(tasks)
+        self._grammars.forget()
 
-    def warm_up(self) -> None:
-        if self._tasks is None:
-            raise ModelError("use_tasks must come before warm_up", code=ErrorCode.WARM_UP_FAILED)
-        for lang, text in _WARM_UP_TEXTS.items():
-            tokens = self.encode([text])[0]
-            for task in self._tasks.labels():
-                for [scores] in self.label([task.name], lang, [tokens, tokens * 4]):
-                    if not math.isfinite(scores.probability):
-                        raise ModelError(
-                            f"warm-up: task {task.name} gave no finite probability; the weights or the "
-                            f"precision ({self._info.ref.precision}) are unusable, try MOODQ_PRECISION=fp32",
-                            code=ErrorCode.WARM_UP_FAILED,
-                        )
-        keys = [key for key in self._replies if key[2] is not None] or list(self._replies)
-        for number, (name, lang, label) in enumerate(keys[:2]):
-            tokens = self.encode([_WARM_UP_TEXTS[lang]])[0]
-            self.admit([Generation(-1 - number, name, lang, label, tokens)])
-        for _ in range(3):
-            self.step()
-        self._decode.clear()
+    def warm_up(self, names: Sequence[str] | None = None) -> None:
+        tasks = self._book.tasks
+        for name in tasks if names is None else names:
+            for lang, text in _WARM_UP_TEXTS.items():
+                self._warm_up(tasks[name], lang, self.encode([text])[0])
         give_back_memory()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        backend = self._tokenizer.backend_tokenizer
-        with self._tokenizing:
-            # To a text, `<|im_end|>` and its like are only characters: a message cannot close its own turn.
-            backend.encode_special_tokens = True
-            encodings = backend.encode_batch(list(texts), add_special_tokens=False)
-        return [list(encoding.ids) for encoding in encodings]
+        return self._texts.foreign(texts)
 
     def label(
-        self, tasks: Sequence[str], lang: Lang, texts: Sequence[Sequence[int]]
-    ) -> list[list[LabelScores]]:
-        return score_labels(self._model, [self._heads[task, lang] for task in tasks], texts)
+        self,
+        tasks: Sequence[str],
+        lang: Lang,
+        texts: Sequence[Sequence[int]],
+        choices: Sequence[str] = (),
+    ) -> list[list[Judgement]]:
+        judging = [self._book.judging(task, lang, choices) for task in tasks]
+        heads = [head for one in judging for head in one.heads]
+        begun = self._begun(judging[0])
+        if strength := judging[0].calibration:
+            *found, [prior] = score_labels(self._model, begun, heads, [*texts, ()])
+            found = [[calibrated(one, prior, strength)] for [one] in found]
+        else:
+            found = score_labels(self._model, begun, heads, texts)
+        answers: list[list[Judgement]] = []
+        for scores in found:
+            rest = iter(scores)
+            answers.append(
+                [
+                    self._book.answer(task, list(islice(rest, len(one.heads))))
+                    for task, one in zip(tasks, judging, strict=True)
+                ]
+            )
+        return answers
+
+    def rerank(
+        self, task: str, lang: Lang, query: Sequence[int], documents: Sequence[Sequence[int]]
+    ) -> Ranking:
+        judging = self._book.judging(task, lang)
+        return rank(self._model, self._begun(judging, query), judging.heads[0], documents)
 
     def best_batch_tokens(self) -> int:
-        head = next(iter(self._heads.values()), None)
-        return best_batch_tokens(self._model, head, self.encode([_WARM_UP_TEXTS["zh"]])[0])
+        task = next(iter(self._book.tasks.labels()), None)
+        if task is None:
+            return BATCH_TOKENS[0]
+        judging = self._book.judging(task.name, "zh")
+        words = self.encode([_WARM_UP_TEXTS["zh"]])[0]
+        return best_batch_tokens(self._model, self._prefixes.get(judging.prefix), judging.heads[0], words)
 
     def between_layers(self, callback: Callable[[], None]) -> None:
         def before_layer(*_: object) -> None:
@@ -147,18 +144,23 @@ class HfEngine:
     def fits(self, generations: Sequence[Generation]) -> bool:
         lengths = []
         for generation in generations:
-            prefix, suffix = self._reply_prompt(generation)
-            limit = self._generate_task(generation.task).max_new_tokens
-            lengths.append(prefix.tokens + len(generation.tokens) + len(suffix) + limit)
+            prompt = self._writing(generation)
+            limit = self._book.tasks.write_task(generation.task).max_new_tokens
+            lengths.append(len(prompt.prefix) + len(generation.tokens) + len(prompt.suffix) + limit)
         return self._decode.fits(lengths, self._kv_tokens)
 
     def admit(self, generations: Sequence[Generation]) -> None:
         prompts, rows = [], []
         for generation in generations:
-            task = self._generate_task(generation.task)
-            prefix, suffix = self._reply_prompt(generation)
-            prompts.append(Prompt(prefix, (*generation.tokens, *suffix)))
-            rows.append(Row(generation.key, task.max_new_tokens, task.repetition_penalty))
+            task = self._book.tasks.write_task(generation.task)
+            prompt = self._writing(generation)
+            prompts.append(Prompt(self._prefixes.get(prompt.prefix), (*generation.tokens, *prompt.suffix)))
+            constraint = (
+                self._grammars.constraint(grammar_of(task.json_schema))
+                if isinstance(task, ExtractTask)
+                else None
+            )
+            rows.append(Row(generation.key, task.max_new_tokens, task.repetition_penalty, constraint))
         self._decode.join(prompts, rows)
 
     def step(self) -> list[DecodeEvent]:
@@ -181,47 +183,42 @@ class HfEngine:
         return len(self._decode)
 
     def prompt_tokens(self, task: str, lang: Lang) -> int:
-        if (task, lang) in self._heads:
-            return self._heads[task, lang].prefix.tokens
-        return next(
-            prefix.tokens for key, (prefix, _) in self._replies.items() if key[0] == task and key[1] == lang
-        )
+        found = self._book.tasks[task]
+        if isinstance(found, WriteTask):
+            steers = found.prompt[lang].steer if isinstance(found, GenerateTask) else ()
+            return len(self._book.writing(task, lang, next(iter(steers), None)).prefix)
+        return len(self._book.judging(task, lang, _WARM_UP_CHOICES).prefix)
 
-    def _label_head(self, task: LabelTask, lang: Lang, prefix: Prefix, suffix: tuple[int, ...]) -> LabelHead:
-        prompt = task.prompt[lang]
-        words = tuple(self._plain_tokens(prompt.words[label]) for label in task.labels)
-        rows = self._output_matrix[[word[0] for word in words]].float()
-        return LabelHead(
-            labels=task.labels,
-            words=words,
-            bias=torch.tensor([prompt.bias.get(label, 0.0) for label in task.labels]),
-            rows=rows.to(self._model.device),
-            prefix=prefix,
-            suffix=suffix,
-            ask=self._plain_tokens(prompt.ask or ""),
-        )
+    def _begun(self, judging: Judging, query: Sequence[int] = ()) -> Prefix:
+        """The KV cache of what all texts of a pass begin with."""
+        prefix, before = self._prefixes.get(judging.prefix), [*query, *judging.before]
+        return extended(self._model, prefix, before) if before else prefix
 
-    def _prefix(self, turns: list[Turn], user: str) -> tuple[Prefix, tuple[int, ...]]:
-        tokens = self._prompt_tokens(turns, user)
-        return compute_prefix(self._model, tokens.prefix), tokens.suffix
+    def _writing(self, generation: Generation) -> Writing:
+        return self._book.writing(generation.task, generation.lang, generation.label)
 
-    def _plain_tokens(self, text: str) -> tuple[int, ...]:
-        with self._tokenizing:
-            return tuple(self._tokenizer.encode(text, add_special_tokens=False))
-
-    def _prompt_tokens(self, turns: list[Turn], user: str) -> PromptTokens:
-        with self._tokenizing:
-            return tokenize_prompt(self._tokenizer, turns, user)
-
-    def _reply_prompt(self, generation: Generation) -> tuple[Prefix, tuple[int, ...]]:
-        steers = self._generate_task(generation.task).prompt[generation.lang].steer
-        return self._replies[generation.task, generation.lang, generation.label if steers else None]
-
-    def _generate_task(self, name: str) -> GenerateTask:
-        task = self._tasks[name] if self._tasks else None
-        if not isinstance(task, GenerateTask):
-            raise ModelError(f"{name} is not a generate task", code=ErrorCode.ENGINE_FAILED)
-        return task
+    def _warm_up(self, task: Task, lang: Lang, tokens: list[int]) -> None:
+        if isinstance(task, WriteTask):
+            steers = tuple(task.prompt[lang].steer) if isinstance(task, GenerateTask) else ()
+            keys = range(-max(1, len(steers)), 0)
+            labels = steers or (None,)
+            for key, label in zip(keys, labels, strict=True):
+                self.admit([Generation(key, task.name, lang, label, tokens)])
+            self.step()
+            self._decode.clear()
+            return
+        answers: list[Judgement]
+        if isinstance(task, RerankTask):
+            answers = [self.rerank(task.name, lang, tokens, [tokens, tokens * 4])]
+        else:
+            found = self.label([task.name], lang, [tokens, tokens * 4], _WARM_UP_CHOICES)
+            answers = [answer for [answer] in found]
+        if not all(answer.finite for answer in answers):
+            raise ModelError(
+                f"warm-up: task {task.name} gave no finite probability; the weights or the precision "
+                f"({self._info.ref.precision}) are unusable, try MOODQ_PRECISION=fp32",
+                code=ErrorCode.WARM_UP_FAILED,
+            )
 
 
 def load_engine(
@@ -234,10 +231,12 @@ def load_engine(
     precision: str,
     threads: int,
     kv_tokens: int = 16_384,
+    prefix_tokens: int = 16_384,
 ) -> HfEngine:
     """Load the model in folder ``path`` (safetensors, tokenizer files).
 
-    ``kv_tokens`` bounds the KV cache of the running replies: rows times the longest.
+    ``kv_tokens`` bounds the KV cache of the running replies: rows times the longest. ``prefix_tokens`` bounds
+    those of the tasks' fixed prompts, together.
 
     Raises ``ModelError`` (model_invalid) when Transformers cannot make a causal model of it.
     """
@@ -268,7 +267,7 @@ def load_engine(
         _fit_to_cpu(model, tokenizer, path, chosen)
     ref = ModelRef(id=model_id, revision=revision, precision=chosen)
     info = ModelInfo(ref, device=str(target), threads=cores, parameters=parameters, licence=licence)
-    return HfEngine(model, tokenizer, info, matrix, kv_tokens)
+    return HfEngine(model, tokenizer, info, matrix, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens)
 
 
 def _fit_to_cpu(model: PreTrainedModel, tokenizer: Any, path: Path, precision: str) -> None:

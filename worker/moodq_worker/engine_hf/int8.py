@@ -131,11 +131,11 @@ def precisely(model: PreTrainedModel) -> Iterator[None]:
     if not isinstance(gate, _Gate):
         yield
         return
-    gate.rounds = False
+    before, gate.rounds = gate.rounds, False
     try:
         yield
     finally:
-        gate.rounds = True
+        gate.rounds = before  # one such pass may run between the layers of another
 
 
 def quantize(model: PreTrainedModel, ranges: list[LayerRange]) -> None:

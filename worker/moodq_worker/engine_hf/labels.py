@@ -2,8 +2,9 @@
 
 One forward pass over the text and a short suffix; the fixed prefix comes from the KV cache. A row may end in
 branches: short pieces that see the prefix, the text and themselves, but not each other. A label word of
-several tokens is scored whole on a branch, and tasks that ask after the text (``layout = "text_first"``)
-ask on branches, so that the text is computed once for all of them. Either way it is one pass.
+several tokens is scored whole on a branch, and what is asked after the text (``layout = "text_first"``, the
+labels of a multilabel task) is asked on branches, so that the text is computed once for all of them. Either
+way it is one pass.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from moodq_config.contracts import LabelScores
+from moodq_config.answers import LabelScores
 from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix
 from moodq_worker.engine_hf.packed import output_logits
 from moodq_worker.engine_hf.prefill import forward
@@ -31,7 +32,6 @@ class LabelHead:
     words: tuple[Branch, ...]
     bias: torch.Tensor  # [labels], added to the log-probabilities
     rows: torch.Tensor  # [labels, hidden] of the output matrix, for each word's first token
-    prefix: Prefix
     suffix: tuple[int, ...]
     ask: Branch = ()
 
@@ -64,13 +64,13 @@ class _Layout:
 
 @torch.inference_mode()
 def score_labels(
-    model: PreTrainedModel, heads: Sequence[LabelHead], texts: Sequence[Sequence[int]]
+    model: PreTrainedModel, prefix: Prefix, heads: Sequence[LabelHead], texts: Sequence[Sequence[int]]
 ) -> list[list[LabelScores]]:
-    """For each of ``texts`` (token ids) the scores of each of ``heads``, in order.
+    """For each of ``texts`` (token ids), which follow ``prefix``, the scores of each of ``heads``, in order.
 
     All heads must share prefix and suffix.
     """
-    prefix, suffix = heads[0].prefix, heads[0].suffix
+    suffix = heads[0].suffix
     layout = _Layout.of(tuple(branch for head in heads for branch in head.branches))
     lengths = torch.tensor([len(text) + len(suffix) for text in texts])
     width, extra = int(lengths.max()), len(layout.tokens)
@@ -97,6 +97,15 @@ def score_labels(
         by_head.append([_scores(head.labels, row) for row in probabilities])
         first += count
     return [list(scores) for scores in zip(*by_head, strict=True)]
+
+
+def calibrated(found: LabelScores, prior: LabelScores, strength: float) -> LabelScores:
+    """``found`` less the model's liking for some of the labels, which ``prior`` shows: what it says to an
+    empty text (contextual calibration, Zhao et al. 2021). ``strength`` 1 takes off all of it, 0 nothing."""
+    labels = tuple(found.scores)
+    logs = torch.tensor([found.scores[label] for label in labels]).log()
+    liking = torch.tensor([prior.scores[label] for label in labels]).clamp(min=1e-6).log()
+    return _scores(labels, torch.softmax(logs - strength * liking, dim=-1).tolist())
 
 
 def _attention(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import Cache, PreTrainedModel
 
 from moodq_worker.engine_hf.fused_layers import Rows, fused_layer, grouped_mask, padded
-from moodq_worker.engine_hf.kv_cache import PrefillCache
+from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix
 
 
 def forward(
@@ -73,3 +74,12 @@ def last_hidden(
     seen = torch.arange(cache.columns)[None, None] <= positions[:, :, None]
     real = columns[None] <= ends[:, None]
     return forward(model, ids, cache, seen, positions, real, ends[:, None])[:, 0]
+
+
+@torch.inference_mode()
+def extended(model: PreTrainedModel, prefix: Prefix, tokens: Sequence[int]) -> Prefix:
+    """``prefix`` with ``tokens`` after it, for several texts that begin with both."""
+    cache = PrefillCache([prefix], len(tokens), keep=True)
+    last_hidden(model, cache, torch.tensor([list(tokens)]), torch.tensor([len(tokens) - 1]))
+    total = prefix.tokens + len(tokens)
+    return Prefix(tuple((keys[None], values[None]) for keys, values in cache.row(0, total)), total)

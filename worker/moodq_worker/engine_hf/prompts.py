@@ -1,6 +1,6 @@
-"""From a task's prompt to token ids: a fixed prefix, the text, a short fixed suffix.
+"""From a task's prompt to token ids: a fixed prefix, the text, a short part after it.
 
-The model's own chat template does the formatting, so any family works: a marker is put where the text
+The model's own chat template does the formatting, so any family works: markers are put where text of others
 goes, and the rendered prompt is cut there.
 """
 
@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from moodq_config.errors import ErrorCode, ModelError
-from moodq_config.tasks import GeneratePrompt, GenerateTask, LabelPrompt, LabelTask, Lang
+from moodq_config.task_kinds import (
+    ChoosePrompt,
+    ExtractPrompt,
+    GeneratePrompt,
+    GenerateTask,
+    LabelPrompt,
+    LabelTask,
+    Lang,
+    MultilabelPrompt,
+    RerankPrompt,
+)
+from moodq_worker.extraction import write_json
 
-_MARKER = "\x02TEXT\x03"
-
-
-@dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """``prefix`` goes into the KV cache once; ``suffix`` follows each text."""
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,10 @@ class Turn:
 
 
 def label_turns(prompt: LabelPrompt) -> list[Turn]:
-    """System prompt and examples of a label prompt as chat turns."""
+    """System prompt and examples of a label or score prompt as chat turns."""
     turns = [Turn("system", prompt.system)]
     for example in prompt.examples:
-        turns.append(Turn("user", prompt.user.replace("{text}", example.text)))
-        turns.append(Turn("assistant", prompt.words[example.label]))
+        turns += _exchange(prompt.user.replace("{text}", example.text), prompt.words[example.label])
     return turns
 
 
@@ -45,8 +47,32 @@ def text_first_turns(tasks: Sequence[LabelTask], lang: Lang) -> list[Turn]:
     turns = [Turn("system", "\n".join(f"{prompt.ask} {prompt.system}" for prompt in prompts))]
     for prompt in prompts:
         for example in prompt.examples:
-            turns.append(Turn("user", example.text))
-            turns.append(Turn("assistant", f"{prompt.ask}{prompt.words[example.label]}"))
+            turns += _exchange(example.text, f"{prompt.ask}{prompt.words[example.label]}")
+    return turns
+
+
+def multilabel_turns(prompt: MultilabelPrompt) -> list[Turn]:
+    turns = [Turn("system", prompt.system)]
+    for example in prompt.examples:
+        user = prompt.user.replace("{ask}", prompt.ask[example.label]).replace("{text}", example.text)
+        turns += _exchange(user, prompt.yes if example.holds else prompt.no)
+    return turns
+
+
+def choose_turns(prompt: ChoosePrompt) -> list[Turn]:
+    turns = [Turn("system", prompt.system)]
+    for example in prompt.examples:
+        labels = prompt.separator.join(example.labels)
+        user = prompt.user.replace("{labels}", labels).replace("{text}", example.text)
+        turns += _exchange(user, example.label)
+    return turns
+
+
+def rerank_turns(prompt: RerankPrompt) -> list[Turn]:
+    turns = [Turn("system", prompt.system)]
+    for example in prompt.examples:
+        user = prompt.user.replace("{query}", example.query).replace("{document}", example.document)
+        turns += _exchange(user, prompt.yes if example.relevant else prompt.no)
     return turns
 
 
@@ -55,8 +81,14 @@ def generate_turns(prompt: GeneratePrompt, label: str | None) -> list[Turn]:
     steer = prompt.steer.get(label) if label else None
     turns = [Turn("system", f"{prompt.system}\n{steer}" if steer else prompt.system)]
     for example in prompt.examples:
-        turns.append(Turn("user", prompt.user.replace("{text}", example.text)))
-        turns.append(Turn("assistant", example.reply))
+        turns += _exchange(prompt.user.replace("{text}", example.text), example.reply)
+    return turns
+
+
+def extract_turns(prompt: ExtractPrompt) -> list[Turn]:
+    turns = [Turn("system", prompt.system)]
+    for example in prompt.examples:
+        turns += _exchange(prompt.user.replace("{text}", example.text), write_json(example.data))
     return turns
 
 
@@ -65,25 +97,35 @@ def steering_labels(task: GenerateTask, prompt: GeneratePrompt) -> Iterable[str 
     return tuple(prompt.steer) or (None,)
 
 
-def tokenize_prompt(tokenizer: Any, turns: list[Turn], user: str) -> PromptTokens:
-    """Render ``turns`` and the user turn around the text, and cut at the text.
+def cut_prompt(tokenizer: Any, turns: list[Turn], user: str, *names: str) -> tuple[Tokens, ...]:
+    """Render ``turns`` and the user turn, and cut where each of ``names``, as ``{text}``, stands in it: the
+    tokens before the first, between them, and after the last.
 
     Raises ``ModelError`` (model_invalid) when the model has no chat template that keeps the text whole.
     """
+    marks = [f"\x02{name}\x03" for name in names]
+    for name, mark in zip(names, marks, strict=True):
+        user = user.replace(name, mark)
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    messages.append({"role": "user", "content": user.replace("{text}", _MARKER)})
+    messages.append({"role": "user", "content": user})
     if not tokenizer.chat_template:
         raise ModelError(
             "the model has no chat template; use an instruct or chat model", code=ErrorCode.MODEL_INVALID
         )
     # Thinking models (Qwen3) open a thought unless told not to; other templates ignore the argument.
-    rendered = tokenizer.apply_chat_template(
+    rest = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    before, marker, after = rendered.partition(_MARKER)
-    if not marker:
-        raise ModelError("the model's chat template changes the user's text", code=ErrorCode.MODEL_INVALID)
-    return PromptTokens(
-        prefix=tuple(tokenizer.encode(before, add_special_tokens=False)),
-        suffix=tuple(tokenizer.encode(after, add_special_tokens=False)),
-    )
+    pieces = []
+    for mark in marks:
+        piece, found, rest = rest.partition(mark)
+        if not found:
+            raise ModelError(
+                "the model's chat template changes the user's text", code=ErrorCode.MODEL_INVALID
+            )
+        pieces.append(piece)
+    return tuple(tuple(tokenizer.encode(piece, add_special_tokens=False)) for piece in [*pieces, rest])
+
+
+def _exchange(user: str, assistant: str) -> list[Turn]:
+    return [Turn("user", user), Turn("assistant", assistant)]

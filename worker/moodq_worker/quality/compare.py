@@ -39,7 +39,7 @@ def compare(
     for precision in precisions:
         engine = build_engine(settings.model_copy(update={"precision": precision}))
         engine.use_tasks(tasks)
-        engine.warm_up()
+        engine.warm_up([task.name])
         budget = settings.batch_tokens or engine.best_batch_tokens()
         predict(engine, task, examples, budget)
         found = predict(engine, task, examples, budget)

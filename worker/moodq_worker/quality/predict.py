@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moodq_config.answers import LabelScores
 from moodq_config.tasks import LabelTask
 from moodq_worker.batcher import Batcher, Entry
 from moodq_worker.engine import Engine
@@ -65,6 +66,7 @@ def predict(
         for index, [scores] in zip(
             indices, engine.label([task.name], lang, [encoded[i] for i in indices]), strict=True
         ):
+            assert isinstance(scores, LabelScores)  # noqa: S101 - it is a label task
             probabilities[index] = [scores.scores[label] for label in task.labels]
         done(len(indices))
     return Predictions(

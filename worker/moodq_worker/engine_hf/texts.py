@@ -1,0 +1,36 @@
+"""Text to tokens, for the intake's thread and the engine's alike: the tokenizer is shared and keeps state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from moodq_worker.engine_hf.prompts import Tokens, Turn, cut_prompt
+
+
+class Texts:
+    """Tells what strangers wrote from what the prompts say: only in prompts are special tokens special."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+
+    def foreign(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokens of each text. To a text, ``<|im_end|>`` and its like are only characters: a message cannot
+        close its own turn."""
+        backend = self._tokenizer.backend_tokenizer
+        with self._lock:
+            backend.encode_special_tokens = True
+            encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+        return [list(encoding.ids) for encoding in encodings]
+
+    def own(self, text: str) -> Tokens:
+        """Tokens of a piece of a prompt."""
+        with self._lock:
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def prompt(self, turns: list[Turn], user: str, *names: str) -> tuple[Tokens, ...]:
+        """The tokens of a prompt around what stands for ``names``; see ``prompts.cut_prompt``."""
+        with self._lock:
+            return cut_prompt(self._tokenizer, turns, user, *names)
