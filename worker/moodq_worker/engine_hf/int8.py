@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -71,8 +72,9 @@ class Int8Linear(nn.Module):
     def plus(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
         if x.dtype != torch.int8:
             return residual + self.precise(x)
+        levels, zero = _for_this_cpu(x)
         result: torch.Tensor = torch.ops.onednn.qlinear_pointwise.binary(
-            x, 1.0, 0, self._weight, self._scales, self._zeros, residual, self._bias,
+            levels, 1.0, zero, self._weight, self._scales, self._zeros, residual, self._bias,
             1.0, 0, torch.bfloat16, 1.0, 0, "sum", 1.0, "none", [], "",
         )  # fmt: skip
         return result
@@ -91,11 +93,25 @@ class Int8Linear(nn.Module):
     def _product(
         self, x: torch.Tensor, activation: str, *, bias: bool = True, dtype: torch.dtype = torch.bfloat16
     ) -> torch.Tensor:
+        levels, zero = _for_this_cpu(x)
         result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, 0, self._weight, self._scales, self._zeros, self._bias if bias else None,
+            levels, 1.0, zero, self._weight, self._scales, self._zeros, self._bias if bias else None,
             1.0, 0, dtype, activation, [], "",
         )  # fmt: skip
         return result
+
+
+def _for_this_cpu(levels: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """int8 ``levels`` as this CPU's product takes them, and what stands for zero there. Without a matrix unit
+    x86 multiplies unsigned by signed only (VNNI); oneDNN leaves signed ones to a loop, 1,000 times slower."""
+    return (levels, 0) if takes_signed() else (levels.view(torch.uint8) ^ 0x80, 128)
+
+
+@cache
+def takes_signed() -> bool:
+    """Whether oneDNN has a fast product of signed by signed int8 on this CPU."""
+    capabilities = torch.cpu.get_capabilities()
+    return capabilities.get("architecture") != "x86_64" or bool(capabilities.get("amx_int8"))
 
 
 class Int8Output(nn.Module):
