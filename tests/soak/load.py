@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 
 from rq.queue import Queue
@@ -58,16 +58,23 @@ class Load:
 
     # -- the sync client ----------------------------------------------------------------------------------
 
-    def _turns(self, turn: Callable[[Client], None], pause_s: float) -> None:
+    def _times(self, every_s: float) -> Iterator[None]:
+        """Once in ``every_s``, however long a turn takes, so that the load stays the same."""
+        due = time.monotonic()
+        while time.monotonic() < self._until:
+            yield
+            due = max(due + every_s, time.monotonic() - every_s)
+            time.sleep(max(0.0, due - time.monotonic()))
+
+    def _turns(self, turn: Callable[[Client], None], every_s: float) -> None:
         with Client(self._settings) as client:
-            while time.monotonic() < self._until:
+            for _ in self._times(every_s):
                 try:
                     turn(client)
                 except QueueFull:
                     self._counts["queue_full"] += 1
                 except Exception as error:  # noqa: BLE001 - the soak goes on and tells of it at the end
                     self._wrong.append(f"{turn.__name__}: {type(error).__name__}: {error}")
-                time.sleep(pause_s)
 
     def _labels(self, client: Client) -> None:
         """One message after the other; every other text is known."""
@@ -131,8 +138,15 @@ class Load:
         async with AsyncClient(self._settings) as client:
             await asyncio.gather(self._replies(client), self._streams(client), self._waiters(client))
 
-    async def _replies(self, client: AsyncClient) -> None:
+    async def _async_times(self, every_s: float) -> AsyncIterator[None]:
+        due = time.monotonic()
         while time.monotonic() < self._until:
+            yield
+            due = max(due + every_s, time.monotonic() - every_s)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def _replies(self, client: AsyncClient) -> None:
+        async for _ in self._async_times(0.6):
             number = self._number()
             tickets = [
                 await client.submit(
@@ -143,10 +157,9 @@ class Load:
             results = await asyncio.gather(*(ticket.wait(WAIT_S) for ticket in tickets))
             self._expect(all("reply" in result.results for result in results), f"reply-{number}: {results}")
             self._counts["replies"] += len(results)
-            await asyncio.sleep(0.5)
 
     async def _streams(self, client: AsyncClient) -> None:
-        while time.monotonic() < self._until:
+        async for _ in self._async_times(0.6):
             ticket = await client.submit(f"tell me more {self._number()}", ["reply"])
             kinds = [event.kind async for event in client.stream(ticket.id, WAIT_S)]
             self._expect("token" in kinds and kinds[-1] == "done", f"{ticket.id}: {kinds}")
@@ -157,11 +170,10 @@ class Load:
                 await anext(stream)
                 await stream.aclose()
             self._counts["streams"] += 2
-            await asyncio.sleep(0.5)
 
     async def _waiters(self, client: AsyncClient) -> None:
         """Many waits at once over one connection; some are cancelled, some wait for what never comes."""
-        while time.monotonic() < self._until:
+        async for _ in self._async_times(1.1):
             number = self._number()
             tickets = [await client.submit(f"one of many {number} {n}") for n in range(50)]
             waits = [asyncio.create_task(ticket.wait(WAIT_S)) for ticket in tickets]
@@ -171,7 +183,6 @@ class Load:
                 sum(isinstance(one, BaseException) for one in done) <= 1, f"waiters {number}: {done}"
             )
             self._counts["waits"] += len(done)
-            await asyncio.sleep(1.0)
 
     # -- helpers ------------------------------------------------------------------------------------------
 

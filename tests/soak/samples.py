@@ -32,8 +32,10 @@ BOUNDS = {
     "threads": Bound(0.0, 1.0),
     "files": Bound(0.0, 3.0),
     "connections": Bound(0.0, 3.0),
-    "keys": Bound(0.05, 100.0),
-    "used_memory_mb": Bound(0.05, 2.0),
+    # These follow the load, which a busy machine slows down and lets catch up; what never expires is found at
+    # the end, when nothing may be left.
+    "keys": Bound(0.15, 100.0),
+    "used_memory_mb": Bound(0.15, 2.0),
 }
 
 
