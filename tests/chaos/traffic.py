@@ -27,7 +27,7 @@ GIVE_UP_S = 120.0
 
 @dataclass
 class Tally:
-    """Of one scenario. ``rewritten``: results that a server lost with what it had not written to disk, and that
+    """Of one scenario. ``rewritten``: results that a server lost with what it had not yet written, and that
     were made again, the same but for times and names. ``delay_s``: the longest from acceptance to result."""
 
     items: int = 0
