@@ -227,8 +227,8 @@ class Traffic:
 
 
 def executed_again(log: Path) -> int:
-    """How many items the engine labelled more than once, in all workers together; those it fails on are, since a
-    batch that fails is run again in halves."""
+    """How many items the engine labelled more than once, in all workers together. What it fails on is:
+    a batch that fails is run again in halves."""
     return sum(1 for count in Counter(log.read_text().split()).values() if count > 1)
 
 
