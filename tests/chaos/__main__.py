@@ -22,7 +22,7 @@ from .scenarios import SCENARIOS, Run, Scenario, in_all, name_of
 from .traffic import Tally
 
 LATEST = Path("build/chaos/latest.json")
-COLUMNS = ("items", "done", "failed", "lost", "wrong", "again", "resent", "longest s", "took s")
+COLUMNS = ("items", "done", "failed", "lost", "wrong", "again", "resent", "redone", "longest s", "took s")
 
 
 def main() -> int:
@@ -79,7 +79,7 @@ def _table(tallies: dict[str, Tally], running: str) -> Table:
 
 
 def _cells(found: dict[str, float]) -> list[str]:
-    counts = ("items", "done", "failed", "lost", "wrong", "executed_again", "resubmitted")
+    counts = ("items", "done", "failed", "lost", "wrong", "executed_again", "resubmitted", "rewritten")
     return [f"{found.get(name, 0):,.0f}" for name in counts] + [
         f"{found.get('delay_s', 0):.1f}",
         f"{found.get('seconds', 0):.0f}",

@@ -112,7 +112,7 @@ def _restart(server: Server, *, empty: bool = False, away_s: float = 0.5) -> Non
 def server_killed(run: Run) -> Tally:
     """kill -9 of the server, which writes every command to disk before it answers. Nothing is sent again."""
     with _server(run, "--appendfsync", "always") as server, _fleet(run, server.url) as fleet:
-        traffic = Traffic("always", server.url, run.items, run.seconds).start()
+        traffic = Traffic("always", server.url, run.items, run.seconds, pass_s=0.1).start()
         kills = _every(run.seconds, (1.5, 3.0), lambda: _restart(server))
         return _tally(run, traffic, fleet, f"{kills} kills")
 
@@ -120,7 +120,7 @@ def server_killed(run: Run) -> Tally:
 def server_killed_everysec(run: Run) -> Tally:
     """The same with a write to disk every second; what was lost with it is sent again."""
     with _server(run, "--appendfsync", "everysec") as server, _fleet(run, server.url) as fleet:
-        traffic = Traffic("everysec", server.url, run.items, run.seconds, resubmit=True).start()
+        traffic = Traffic("everysec", server.url, run.items, run.seconds, forgetful=True, pass_s=0.1).start()
         kills = _every(run.seconds, (1.5, 3.0), lambda: _restart(server))
         return _tally(run, traffic, fleet, f"{kills} kills")
 
@@ -128,7 +128,7 @@ def server_killed_everysec(run: Run) -> Tally:
 def server_emptied(run: Run) -> Tally:
     """The server comes back with nothing. Producers send again what has no result."""
     with _server(run) as server, _fleet(run, server.url) as fleet:
-        traffic = Traffic("emptied", server.url, run.items, run.seconds, resubmit=True).start()
+        traffic = Traffic("emptied", server.url, run.items, run.seconds, forgetful=True, pass_s=0.1).start()
         times = _every(run.seconds, (2.0, 3.0), lambda: _restart(server, empty=True))
         return _tally(run, traffic, fleet, f"emptied {times} times")
 
@@ -139,7 +139,7 @@ def server_paused(run: Run) -> Tally:
     with _server(run) as server:
         url = f"{server.url}?socket_timeout={SHORT_TIMEOUT_S}"
         with _fleet(run, url) as fleet:
-            traffic = Traffic("paused", url, run.items, run.seconds).start()
+            traffic = Traffic("paused", url, run.items, run.seconds, pass_s=0.3).start()
             time.sleep(run.seconds / 4)
             server.pause()
             time.sleep(pause_s)
@@ -165,7 +165,7 @@ def connections_cut(run: Run) -> Tally:
         proxy = CuttingProxy(server.port)
         url = f"redis://127.0.0.1:{proxy.port}/0"
         with _fleet(run, url) as fleet:
-            traffic = Traffic("cut", url, run.items, run.seconds).start()
+            traffic = Traffic("cut", url, run.items, run.seconds, pass_s=0.05, watch=server.url).start()
             proxy.cutting = True
             time.sleep(run.seconds)
             proxy.cutting = False
@@ -180,7 +180,7 @@ def server_demoted(run: Run) -> Tally:
         other = Server(run.folder / "other", "--replicaof", "127.0.0.1", str(server.port)).start()
         try:
             with _fleet(run, server.url) as fleet:
-                traffic = Traffic("demoted", server.url, run.items, run.seconds).start()
+                traffic = Traffic("demoted", server.url, run.items, run.seconds, pass_s=0.1).start()
                 time.sleep(run.seconds / 4)
                 _hand_over(server, other)
                 time.sleep(max(2.0, run.seconds / 3))
@@ -213,7 +213,9 @@ def sentinel_failover(run: Run) -> Tally:
     group = Sentinels(run.folder / "group", password="a-password")
     try:
         with _fleet(run, group.url) as fleet:
-            traffic = Traffic("failover", group.url, run.items, run.seconds, resubmit=True).start()
+            traffic = Traffic(
+                "failover", group.url, run.items, run.seconds, forgetful=True, pass_s=0.1
+            ).start()
             time.sleep(run.seconds / 3)
             old = group.master()
             old.kill()
@@ -345,7 +347,16 @@ def in_all(tallies: dict[str, Tally]) -> dict[str, float]:
     """Sums over all scenarios, and the longest delay."""
     sums: Counter[str] = Counter()
     for tally in tallies.values():
-        for field in ("items", "done", "failed", "lost", "wrong", "executed_again", "resubmitted"):
+        for field in (
+            "items",
+            "done",
+            "failed",
+            "lost",
+            "wrong",
+            "executed_again",
+            "resubmitted",
+            "rewritten",
+        ):
             sums[field] += getattr(tally, field)
     longest = max((tally.delay_s for tally in tallies.values()), default=0.0)
     return {**sums, "delay_s": round(longest, 2)}

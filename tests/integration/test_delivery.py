@@ -349,3 +349,24 @@ def test_a_stopped_worker_that_comes_back_overwrites_nothing(
         assert before == after
         assert json.loads(after[0])["worker"] == heir.name
         assert client.submit("another", id="next").wait(WAIT_S).status == "done"
+
+
+def test_a_failed_result_stands_when_the_worker_died_before_the_end_of_its_job(
+    push: Push, connection: Any, start_fake_worker: Start
+) -> None:
+    told = json.dumps(
+        {"v": 1, "id": "told", "status": "failed", "results": {}, "worker": "dead", "attempt": 1,
+         "error": {"code": "engine_failed", "message": "as it was"}, "finished_at": "then"}
+    )  # fmt: skip
+    connection.set(result_key("told"), told, ex=600)
+    items = [{"id": id, "text": "a parcel", "tasks": ["sentiment"]} for id in ("told", "fresh")]
+    data = json.dumps(["moodq.run", None, [{"v": 1, "items": items}], {}]).encode()
+    both = push("both", data=data)
+    alone = push("alone", data=json.dumps(["moodq.run", None, [{"v": 1, "items": items[:1]}], {}]).encode())
+    for job in (both, alone):
+        connection.hset(job.key, "moodq_attempts", 1)
+    start_fake_worker()
+    until(lambda: both.get_status() == JobStatus.FINISHED and alone.get_status() == JobStatus.FAILED)
+    assert connection.get(result_key("told")) == told.encode()
+    assert not connection.exists("moodq:events:told")
+    assert json.loads(connection.get(result_key("fresh")))["status"] == "done"

@@ -138,7 +138,7 @@ class Delivery:
         results = [
             self._written(item, spent, finished_at)
             for item, spent in zip(items, timings, strict=True)
-            if not self._will_retry(item)
+            if not item.told and not self._will_retry(item)
         ]
         values = [self._return_value(job) for job in ended]
         for job, value in zip(ended, values, strict=True):
@@ -208,6 +208,7 @@ class Delivery:
         """Whether the job of this failed item is going to be started again, so that it has no result yet."""
         return (
             item.error is not None
+            and not item.told
             and item.error.code not in NEVER_RETRIED
             and item.job.claim.attempt < self._terms.max_attempts
             and bool(item.job.claim.job.should_retry)
@@ -247,6 +248,8 @@ class Delivery:
 
     def _count(self, item: Item, timings: Timings) -> None:
         metrics = self._metrics
+        if item.told:
+            return
         if item.error is not None:
             for task in list(item.results) or ["none"]:
                 metrics.count_item(task, "failed", str(item.error.code), timings)

@@ -200,8 +200,8 @@ class Intake:
 
     def _look_up(self, items: list[Item]) -> None:
         """In one round trip: an id that already has a finished result is not run again (a second delivery, or
-        a resubmission), nor is one that was cancelled, and an answer that is in the cache is taken from
-        there.
+        a resubmission), nor is one that was cancelled, or that failed for good in an earlier attempt of
+        its job; an answer that is in the cache is taken from there.
 
         The jobs are in hand already, so a Redis that is away is waited for. Without an answer they are run:
         the first outcome of an item stands.
@@ -231,12 +231,14 @@ class Intake:
                     item.know(task, answer, self._cache.kind(task))
                     item.plan_again(self._tasks)
         for item, value in zip(items, stored, strict=True):
-            outcome = None if value is None else _outcome(value)
+            outcome, message = ("", "") if value is None else _outcome(value)
             if outcome == "done":
                 item.job.items.remove(item)
                 item.job.skipped += 1
             elif outcome == ErrorCode.CANCELLED:
                 item.cancel()
+            elif outcome and item.job.claim.attempt > 1:
+                item.stand(outcome, message)
 
     def _cache_keys(self, item: Item) -> Iterable[tuple[str, bytes]]:
         if item.request is not None and item.error is None:
@@ -290,11 +292,12 @@ def _ids_of(claim: Claim, prefix: str) -> list[str]:
     return [id for id in ids if id is not None and id.startswith(prefix)] or [str(claim.job.id)]
 
 
-def _outcome(value: bytes | str) -> str | None:
-    """``done``, or the code of what failed."""
+def _outcome(value: bytes | str) -> tuple[str, str]:
+    """``done``, or the code of what failed and its message."""
     try:
         stored = json.loads(value)
-        status = stored.get("status")
-        return str(status if status == "done" else stored["error"]["code"])
+        if stored.get("status") == "done":
+            return "done", ""
+        return str(stored["error"]["code"]), str(stored["error"]["message"])
     except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
-        return None
+        return "", ""

@@ -83,6 +83,7 @@ class Item:
     shown: int = 0  # of which so many were published; a reply that begins anew says nothing twice
     deadline: float | None = None  # unix seconds after which it is not started
     error: MoodqError | None = None
+    told: bool = False  # its failed result is there already, and stands
     truncated: Truncated | None = None
     cache_keys: dict[str, bytes] = field(default_factory=dict)  # by task
     cached: dict[str, Kind] = field(default_factory=dict)  # the tasks whose answer was known
@@ -98,6 +99,13 @@ class Item:
                 code=ErrorCode.DEADLINE_EXCEEDED,
             )
         return self.error is not None
+
+    def stand(self, code: str, message: str) -> None:
+        """It failed in an earlier attempt of its job, and whoever waited has been told."""
+        self.told = True
+        if self.error is None:
+            known = ErrorCode(code) if code in set(ErrorCode) else ErrorCode.INTERNAL
+            self.error = MoodqError(message, code=known)
 
     def cancel(self) -> None:
         """Nothing more is done for it, unless it has ended already."""
