@@ -129,7 +129,7 @@ def test_the_command_line_prints_the_reply_as_it_is_made(redis_url: str, start_f
     shown = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
     assert shown.returncode == 0, shown.stderr.decode() + worker.log.read_text()
     lines = shown.stdout.decode().splitlines()
-    assert lines[0] == "sentiment: negative 90%"
+    assert lines[0] == "sentiment: negative 0.900"
     assert lines[1].strip() == f"echo: {TEXT}"
     told = subprocess.run([*command, "--json"], env=env, capture_output=True, timeout=60, check=True)
     kinds = [json.loads(line)["event"] for line in told.stdout.decode().splitlines()]
