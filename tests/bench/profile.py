@@ -65,6 +65,8 @@ def main() -> None:
             stacks, speed = sampled(service, texts, chunk)
             lines += section(title, stacks, speed)
         sampled(service, CHUNKED, CHUNK, flame_graph=GRAPH)
+        # Its title is the command with the program's path, which is nobody's business.
+        GRAPH.write_text(GRAPH.read_text("utf-8").replace(str(_py_spy()), "py-spy"), "utf-8")
     lines += [
         f"![Flame graph of {CHUNK} texts a job]({GRAPH.relative_to(PAGE.parent)})",
         "",
