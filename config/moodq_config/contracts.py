@@ -170,7 +170,8 @@ class Truncated(Reading):
 class Result(Reading):
     """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name. ``cached`` says that the model was
     not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before.
-    ``truncated`` says that only the text's beginning was read."""
+    ``truncated`` says that only the text's beginning was read. ``revisions``: by task, of the definition that
+    was asked."""
 
     v: Literal[1] = 1
     id: str
@@ -185,6 +186,7 @@ class Result(Reading):
     metadata: dict[str, Any] | None = None
     cached: Literal["exact", "template"] | None = None
     truncated: Truncated | None = None
+    revisions: dict[str, str] | None = None
 
 
 class ItemLimits(_Frozen):

@@ -1,7 +1,8 @@
-"""From TOML files to checked tasks: every error names file, field and fix."""
+"""From TOML files to checked tasks: every error names file, line, field and fix."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
@@ -9,6 +10,14 @@ from pydantic import ValidationError
 
 from moodq_config.errors import ConfigError, ErrorCode
 from moodq_config.task_kinds import KINDS, Task
+from moodq_config.task_lines import line_of
+
+#: What pydantic says in words that tell a person nothing.
+_PLAIN = {
+    "missing": "is missing; add it",
+    "extra_forbidden": "is not a field of this kind of task; take it out, or correct its name",
+}
+_FIELD = re.compile(r"tasks\.[\w.]+")
 
 
 def parse_tasks(text: str, source: str) -> dict[str, Task]:
@@ -22,28 +31,41 @@ def parse_tasks(text: str, source: str) -> dict[str, Task]:
         raise ConfigError(
             f"{source}: the file must hold only [tasks.<name>] tables", code=ErrorCode.TASKS_INVALID
         )
-    return {name: _parse_task(name, table, source) for name, table in tables.items()}
+    try:
+        return {name: _parse_task(name, table) for name, table in tables.items()}
+    except ConfigError as error:
+        raise located(error, text, source) from None
 
 
-def _parse_task(name: str, table: Any, source: str) -> Task:
+def located(error: ConfigError, text: str, source: str) -> ConfigError:
+    """``error`` with the file before it, and the line of the field that its message begins with."""
+    field = _FIELD.match(error.message)
+    line = line_of(text, field[0].rstrip(".").split(".")) if field else None
+    where = source if line is None else f"{source}, line {line}"
+    return ConfigError(f"{where}: {error.message}", code=error.code)
+
+
+def _parse_task(name: str, table: Any) -> Task:
+    where = f"tasks.{_shown(name)}"
     if isinstance(table, dict) and "name" in table:
-        raise ConfigError(
-            f"{source}: tasks.{_shown(name)}.name: a task is named by its table; take the field out",
-            code=ErrorCode.TASKS_INVALID,
-        )
+        raise _invalid(f"{where}.name: a task is named by its table; take the field out")
     kind = table.get("kind") if isinstance(table, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(
-            f"{source}: tasks.{_shown(name)}.kind must be one of {', '.join(KINDS)}",
-            code=ErrorCode.TASKS_INVALID,
-        )
+        raise _invalid(f"{where}.kind must be one of {', '.join(KINDS)}")
     try:
         return KINDS[kind].model_validate({**table, "name": name})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        path = ("tasks", name) if first["loc"] == ("name",) else ("tasks", name, *first["loc"])
-        where = ".".join(_shown(str(part)) for part in path)
-        raise ConfigError(f"{source}: {where}: {first['msg']}", code=ErrorCode.TASKS_INVALID) from None
+        if first["type"] == "value_error" and not first["loc"]:
+            # The kinds' own checks name the field within the task.
+            raise _invalid(f"{where}.{first['msg'].removeprefix('Value error, ')}") from None
+        path = () if first["loc"] == ("name",) else first["loc"]
+        field = ".".join([where, *(_shown(str(part)) for part in path)])
+        raise _invalid(f"{field}: {_PLAIN.get(first['type'], first['msg'])}") from None
+
+
+def _invalid(message: str) -> ConfigError:
+    return ConfigError(message, code=ErrorCode.TASKS_INVALID)
 
 
 def _shown(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -32,7 +32,7 @@ from moodq_config.task_kinds import (
     Task,
     WriteTask,
 )
-from moodq_config.task_loading import parse_tasks
+from moodq_config.task_loading import located, parse_tasks
 
 __all__ = [
     "LANGS",
@@ -58,7 +58,8 @@ _IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 
 
 class TaskSet(Mapping[str, Task]):
-    """The tasks by name, checked as a whole. ``revision`` changes with any edit."""
+    """The tasks by name, checked as a whole. ``revision`` changes with any edit; sets of one revision are
+    equal."""
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self._tasks = dict(tasks)
@@ -77,8 +78,17 @@ class TaskSet(Mapping[str, Task]):
                             f"{list(judge.labels)} of {judge.name!r}",
                             code=ErrorCode.TASKS_INVALID,
                         )
-        dumped = "\n".join(task.model_dump_json() for _, task in sorted(self._tasks.items()))
-        self.revision = hashlib.sha256(dumped.encode()).hexdigest()[:12]
+        self._dumped = {name: task.model_dump_json() for name, task in sorted(self._tasks.items())}
+        self.revision = _digest(self._dumped.values())
+        self._revisions = {
+            name: _digest(self._dumped[other] for other in self._asked_by(name)) for name in self
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TaskSet) and other.revision == self.revision
+
+    def __hash__(self) -> int:
+        return hash(self.revision)
 
     def __getitem__(self, name: str) -> Task:
         return self._tasks[name]
@@ -88,6 +98,10 @@ class TaskSet(Mapping[str, Task]):
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def revision_of(self, name: str) -> str:
+        """Changes with any edit of the task, or of another that its answers depend on."""
+        return self._revisions[name]
 
     def labels(self) -> list[LabelTask]:
         return [task for task in self._tasks.values() if isinstance(task, LabelTask)]
@@ -122,14 +136,25 @@ class TaskSet(Mapping[str, Task]):
             raise TypeError(f"{name} writes nothing")
         return task
 
+    def _asked_by(self, name: str) -> list[str]:
+        """The tasks whose definitions are part of the prompt of ``name``, itself included."""
+        task = self._tasks[name]
+        if isinstance(task, GenerateTask) and task.after:
+            return [name, *self._asked_by(task.after)]
+        if self._asks_after_text(name):
+            return [name, *(other for other in self._tasks if self._asks_after_text(other))]
+        return [name]
+
     def _asks_after_text(self, name: str) -> bool:
         task = self._tasks[name]
         return isinstance(task, LabelTask) and task.layout == "text_first"
 
 
-def load_tasks(overlay: Path | None = None) -> TaskSet:
-    """The shipped tasks, overlaid by the tasks of ``overlay``. Raises ``ConfigError`` (tasks_invalid)."""
+def load_tasks(overlay: Path | None = None, check: Callable[[TaskSet], None] | None = None) -> TaskSet:
+    """The shipped tasks, overlaid by the tasks of ``overlay``. ``check`` may raise ``ConfigError`` too, with
+    the field first in its message. Raises ``ConfigError`` (tasks_invalid) naming file, line and field."""
     tasks = dict(_shipped())
+    text = ""
     if overlay is not None:
         try:
             text = overlay.read_text("utf-8")
@@ -139,9 +164,12 @@ def load_tasks(overlay: Path | None = None) -> TaskSet:
             ) from error
         tasks |= parse_tasks(text, str(overlay))
     try:
-        return TaskSet(tasks)
+        checked = TaskSet(tasks)
+        if check is not None:
+            check(checked)
     except ConfigError as error:
-        raise ConfigError(f"{overlay or 'tasks.toml'}: {error.message}", code=error.code) from None
+        raise located(error, text, str(overlay or "tasks.toml")) from None
+    return checked
 
 
 def detect_lang(text: str) -> Lang:
@@ -151,6 +179,10 @@ def detect_lang(text: str) -> Lang:
         return "en"
     ideographs = len(_IDEOGRAPH.findall(text))
     return "zh" if ideographs and ideographs * 10 >= sum(map(str.isalpha, text)) else "en"
+
+
+def _digest(dumped: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(dumped).encode()).hexdigest()[:12]
 
 
 @cache

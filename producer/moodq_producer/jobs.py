@@ -22,7 +22,7 @@ from moodq_config.errors import BadInput, ConfigError, ErrorCode
 from moodq_config.memory import MIB
 from moodq_config.names import JOB_FUNCTION, job_id, result_key
 from moodq_config.settings import Settings, load_settings
-from moodq_config.tasks import load_tasks
+from moodq_config.task_file import TaskFile
 from moodq_producer.enqueue import Gate, QueuedJob
 
 #: A text, a request item, or a mapping with its fields.
@@ -52,18 +52,13 @@ class JobMaker:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        tasks = load_tasks(settings.tasks_file)
-        self._limits = ItemLimits(
-            max_text_chars=settings.max_text_chars,
-            max_metadata_bytes=settings.max_metadata_bytes,
-            long_text=settings.long_text,
-            task_names=frozenset(tasks),
-            needs=tasks.needs,
-        )
+        self._tasks = TaskFile(settings.tasks_file)
+        self._limits = self._limits_now()
         self.gate = Gate(settings)
 
     def item(self, source: Source, tasks: Sequence[str] | str, **fields: Any) -> RequestItem:
-        """Check one item; ``tasks`` and ``fields`` fill what ``source`` does not say. Raises ``BadInput``."""
+        """Check one item; ``tasks`` and ``fields`` fill what ``source`` does not say. Raises ``BadInput``;
+        ``ConfigError`` when it does not fit the known tasks and their file, edited since, is broken."""
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         filled = {name: value for name, value in fields.items() if value is not None}
         raw = {"tasks": names, **filled, **_raw(source)}
@@ -72,10 +67,30 @@ class JobMaker:
         prefix = self.settings.id_prefix
         if prefix and raw.get("id") is None:
             raw["id"] = prefix + uuid4().hex
-        item = parse_item(raw, self._limits)
+        item = self._checked(raw)
         if not item.id.startswith(prefix):
             raise BadInput(f"field 'id': must begin with {prefix!r}, which is MOODQ_ID_PREFIX")
         return item
+
+    def _checked(self, raw: Mapping[str, Any]) -> RequestItem:
+        try:
+            return parse_item(raw, self._limits)
+        except BadInput as error:
+            about_tasks = error.code in (ErrorCode.UNKNOWN_TASK, ErrorCode.INVALID_FIELD)
+            if not (about_tasks and self._tasks.refresh()):
+                raise
+        self._limits = self._limits_now()  # the tasks file was edited: a new task may be sent at once
+        return parse_item(raw, self._limits)
+
+    def _limits_now(self) -> ItemLimits:
+        settings, tasks = self.settings, self._tasks.tasks
+        return ItemLimits(
+            max_text_chars=settings.max_text_chars,
+            max_metadata_bytes=settings.max_metadata_bytes,
+            long_text=settings.long_text,
+            task_names=frozenset(tasks),
+            needs=tasks.needs,
+        )
 
     def numbered_items(
         self, sources: Iterable[Source], tasks: Sequence[str] | str, lang: str | None

@@ -83,14 +83,14 @@ def watch_engine(log: str, hang_at: int) -> None:
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     passes = 0
 
-    def label(self: FakeEngine, tasks: Any, lang: Any, texts: Any, choices: Any = ()) -> Any:
+    def label(self: FakeEngine, tasks: Any, lang: Any, texts: Any, choices: Any = (), **of: Any) -> Any:
         nonlocal passes
         passes += 1
         ids = (_ID.match(bytes(text)) for text in texts)
         os.write(file, b"".join(id[0] + b"\n" for id in ids if id))
         if passes == hang_at:
             time.sleep(3600)
-        return real(self, tasks, lang, texts, choices)
+        return real(self, tasks, lang, texts, choices, **of)
 
     FakeEngine.label = label  # type: ignore[method-assign]
 

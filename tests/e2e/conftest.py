@@ -22,6 +22,14 @@ from moodq_worker.up import start_worker, stop_worker
 
 wait_briefly(os.environ)  # before any test module loads torch
 BUSY_TIMEOUT_S = 60.0
+#: The service's own tasks file, for tests that edit it.
+OWN_TASKS = """
+[tasks.story]
+kind = "generate"
+max_new_tokens = 60
+prompt.zh = { system = "根据文本写一个短故事。" }
+prompt.en = { system = "Write a short story about the text." }
+"""
 
 
 @dataclass
@@ -31,6 +39,7 @@ class RealService:
     redis_url: str
     metrics_url: str
     env: dict[str, str]
+    tasks_file: Path
     worker: subprocess.Popen[bytes] | None = field(default=None)
 
     def start_worker(self) -> None:
@@ -64,6 +73,8 @@ def service(model_files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("data")
     server = ensure_server(load_settings(data_dir=folder))
     port = free_port()
+    tasks_file = folder / "tasks.toml"
+    tasks_file.write_text(OWN_TASKS, "utf-8")
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MOODQ_")}
     env = {
         **inherited,
@@ -71,8 +82,9 @@ def service(model_files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -
         "MOODQ_METRICS_PORT": str(port),
         "MOODQ_MODEL": str(Path(model_files.path)),
         "MOODQ_LEASE_S": "6",
+        "MOODQ_TASKS_FILE": str(tasks_file),
     }
-    real = RealService(server.url, f"http://127.0.0.1:{port}", env)
+    real = RealService(server.url, f"http://127.0.0.1:{port}", env, tasks_file)
     real.start_worker()
     try:
         yield real

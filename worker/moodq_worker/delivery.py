@@ -201,6 +201,7 @@ class Delivery:
             metadata=item.request.metadata if item.request else None,
             cached=None if failed else item.cached_as,
             truncated=None if failed else item.truncated,
+            revisions=None if failed else item.revisions,
         )
         return WrittenResult(item.id, to_json(result, exclude_none=True), item.job.claim)
 

@@ -28,13 +28,15 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A text that a task writes about. ``tokens`` are the text's own tokens; ``label`` steers the prompt."""
+    """A text that a task writes about. ``tokens`` are the text's own tokens; ``label`` steers the prompt;
+    ``of`` is the set the task is one of, as in ``Engine.label``."""
 
     key: int
     task: str
     lang: Lang
     label: str | None
     tokens: Sequence[int]
+    of: TaskSet | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,12 @@ class Engine(Protocol):
     def info(self) -> ModelInfo: ...
 
     def use_tasks(self, tasks: TaskSet) -> None:
-        """Take these task definitions instead of those before. The KV cache of a fixed prompt is computed
-        when a text first needs it."""
+        """These task definitions are in force from now on. The KV cache of a fixed prompt is computed when a
+        text first needs it; prompts that are as before keep theirs."""
+        ...
+
+    def retire_tasks(self) -> None:
+        """Forget the definitions that are not in force any more, and free what was computed for them."""
         ...
 
     def warm_up(self, names: Sequence[str] | None = None) -> None:
@@ -76,14 +82,22 @@ class Engine(Protocol):
         lang: Lang,
         texts: Sequence[Sequence[int]],
         choices: Sequence[str] = (),
+        *,
+        of: TaskSet | None = None,
     ) -> list[list[Judgement]]:
         """What each task says of each text, ``[text][task]``; one forward pass over new tokens. Several tasks
         must be of the layout ``text_first``. ``choices`` are the labels of a task that chooses among the
-        request's."""
+        request's. ``of`` is the set the tasks are of; None: the one in force."""
         ...
 
     def rerank(
-        self, task: str, lang: Lang, query: Sequence[int], documents: Sequence[Sequence[int]]
+        self,
+        task: str,
+        lang: Lang,
+        query: Sequence[int],
+        documents: Sequence[Sequence[int]],
+        *,
+        of: TaskSet | None = None,
     ) -> Ranking:
         """How relevant each document is to ``query``, which is prefilled once for all of them."""
         ...
@@ -118,6 +132,6 @@ class Engine(Protocol):
         """Texts in the decode batch."""
         ...
 
-    def prompt_tokens(self, task: str, lang: Lang) -> int:
+    def prompt_tokens(self, task: str, lang: Lang, *, of: TaskSet | None = None) -> int:
         """Tokens of the task's fixed prompt that the KV cache saves each text (prefix-cache metrics)."""
         ...

@@ -54,6 +54,7 @@ def _confident(labels: tuple[str, ...], chosen: str) -> LabelScores:
 class _Row:
     generation: Generation
     words: list[str]
+    limit: int
     made: int = 0
 
 
@@ -74,6 +75,9 @@ class FakeEngine:
     def use_tasks(self, tasks: TaskSet) -> None:
         self._tasks = tasks
 
+    def retire_tasks(self) -> None:
+        return None
+
     def warm_up(self, names: Sequence[str] | None = None) -> None:
         return None
 
@@ -86,14 +90,22 @@ class FakeEngine:
         lang: Lang,
         texts: Sequence[Sequence[int]],
         choices: Sequence[str] = (),
+        *,
+        of: TaskSet | None = None,
     ) -> list[list[Judgement]]:
-        known = [self._known()[task] for task in tasks]
+        known = [self._known(of)[task] for task in tasks]
         decoded = [bytes(tokens).decode() for tokens in texts]
         self._spend(decoded)
         return [[_judgement(task, text, tuple(choices)) for task in known] for text in decoded]
 
     def rerank(
-        self, task: str, lang: Lang, query: Sequence[int], documents: Sequence[Sequence[int]]
+        self,
+        task: str,
+        lang: Lang,
+        query: Sequence[int],
+        documents: Sequence[Sequence[int]],
+        *,
+        of: TaskSet | None = None,
     ) -> Ranking:
         asked = bytes(query).decode()
         self._spend([asked])
@@ -115,12 +127,12 @@ class FakeEngine:
         texts = [bytes(generation.tokens).decode() for generation in generations]
         self._spend(texts)
         for generation, text in zip(generations, texts, strict=True):
-            task = self._known()[generation.task]
+            task = self._known(generation.of).write_task(generation.task)
             more = [f"w{n}" for n in range(int(found[1]))] if (found := _WORDS.search(text)) else []
             words = ["echo:", *text.split(), *more]
             if isinstance(task, ExtractTask):
                 words = [*more, write_json(_least(task.json_schema))]
-            self._rows[generation.key] = _Row(generation, words)
+            self._rows[generation.key] = _Row(generation, words, task.max_new_tokens)
 
     def step(self) -> list[DecodeEvent]:
         if self._rows and self.seconds_per_batch:
@@ -141,13 +153,14 @@ class FakeEngine:
     def running(self) -> int:
         return len(self._rows)
 
-    def prompt_tokens(self, task: str, lang: Lang) -> int:
+    def prompt_tokens(self, task: str, lang: Lang, *, of: TaskSet | None = None) -> int:
         return 0
 
-    def _known(self) -> TaskSet:
-        if self._tasks is None:
+    def _known(self, of: TaskSet | None) -> TaskSet:
+        tasks = self._tasks if of is None else of
+        if tasks is None:
             raise RuntimeError("use_tasks was not called")
-        return self._tasks
+        return tasks
 
     def _spend(self, texts: Sequence[str]) -> None:
         if any("[[raise]]" in text for text in texts):
@@ -167,14 +180,13 @@ class FakeEngine:
                 time.sleep(seconds / LAYERS)
 
     def _advance(self, row: _Row) -> DecodeEvent:
-        limit = self._known().write_task(row.generation.task).max_new_tokens
         word = row.words[row.made]
         if row.made == 1 and "[[nan later]]" in " ".join(row.words):
             del self._rows[row.generation.key]
             return DecodeEvent(row.generation.key, "", row.made, error="the fake engine was asked for NaN")
         row.made += 1
         ended = row.made == len(row.words)
-        if ended or row.made >= limit:
+        if ended or row.made >= row.limit:
             del self._rows[row.generation.key]
             return DecodeEvent(row.generation.key, word, row.made, "stop" if ended else "length")
         return DecodeEvent(row.generation.key, word + " ", row.made)

@@ -51,6 +51,13 @@ def check_schemas(tasks: TaskSet) -> None:
             raise ConfigError(f"{where}: {error.message}", code=ErrorCode.TASKS_INVALID) from None
         if problem := LLMatcher.validate_grammar(grammar_of(task.json_schema)):
             raise ConfigError(f"{where}: {_first_line(problem)}", code=ErrorCode.TASKS_INVALID)
+        try:
+            Draft202012Validator(task.json_schema).is_valid(None)
+        except RecursionError:
+            raise ConfigError(
+                f"{where}: it refers to itself without end; name a type on the way",
+                code=ErrorCode.TASKS_INVALID,
+            ) from None
         for lang, prompt in task.prompt.items():
             for number, example in enumerate(prompt.examples):
                 try:

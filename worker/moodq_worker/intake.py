@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import RedisError
 
-from moodq_config.contracts import ItemLimits, LongText, deadline_at, item_id, parse_item
+from moodq_config.contracts import ItemLimits, LongText, RequestItem, deadline_at, item_id, parse_item
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import result_key
 from moodq_config.tasks import TaskSet, detect_lang
@@ -24,7 +24,7 @@ from moodq_worker.items import Clock, Item, Job
 from moodq_worker.memory import MemoryGuard, result_bytes
 from moodq_worker.outage import Outage
 from moodq_worker.pace import Pace
-from moodq_worker.result_cache import ResultCache
+from moodq_worker.result_cache import ResultCache, kind_of
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_job import read_payload
 from moodq_worker.rq_worker import BatchWorker
@@ -48,6 +48,25 @@ class IntakeLimits:
     id_prefixes: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What items are read by: the tasks in force, and what they may hold."""
+
+    tasks: TaskSet
+    limits: ItemLimits
+
+    @classmethod
+    def of(cls, tasks: TaskSet, limits: IntakeLimits) -> Rules:
+        items = ItemLimits(
+            max_text_chars=limits.max_text_chars,
+            max_metadata_bytes=limits.max_metadata_bytes,
+            long_text=limits.long_text,
+            task_names=frozenset(tasks),
+            needs=tasks.needs,
+        )
+        return cls(tasks, items)
+
+
 class Intake:
     """Feeds ``accept`` with checked jobs until ``stop``."""
 
@@ -63,18 +82,13 @@ class Intake:
         pace: Pace,
         cache: ResultCache,
         memory: MemoryGuard,
+        look_again: Callable[[], object] = lambda: None,
     ) -> None:
         self._worker = worker
         self._engine = engine
-        self._tasks = tasks
         self._limits = limits
-        self._item_limits = ItemLimits(
-            max_text_chars=limits.max_text_chars,
-            max_metadata_bytes=limits.max_metadata_bytes,
-            long_text=limits.long_text,
-            task_names=frozenset(tasks),
-            needs=tasks.needs,
-        )
+        self._rules = Rules.of(tasks, limits)
+        self._look_again = look_again
         self._accept = accept
         self._in_hand = in_hand
         self._pace = pace
@@ -86,6 +100,10 @@ class Intake:
         self._left_out = False
         self._outage = Outage("nothing is claimed")
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+
+    def use_tasks(self, tasks: TaskSet) -> None:
+        """Read what is claimed from now on by these definitions. Any thread."""
+        self._rules = Rules.of(tasks, self._limits)
 
     def start(self) -> None:
         self._thread.start()
@@ -150,7 +168,7 @@ class Intake:
         self._tokenize([item for item in unknown if item.error is None])
         for job in jobs:
             job.open = len(job.items)
-            job.result_bytes = result_bytes(job, self._tasks)
+            job.result_bytes = result_bytes(job)
             self._memory.took(job.claim.queue.name, job.result_bytes)
             self._accept(job)
 
@@ -178,7 +196,7 @@ class Intake:
                 # Told under an id of the job's own: the result of that id is somebody else's.
                 id = fallback
                 raise BadInput(f"field 'id': on this queue it must begin with {prefix!r}")
-            request = parse_item(raw, self._item_limits)
+            rules, request = self._check(raw)
         except BadInput as error:
             return self._item(job, id, error=error)
         item = self._item(job, request.id)
@@ -191,8 +209,21 @@ class Intake:
                 return item
         item.cut_text(self._limits.max_text_chars)
         item.lang = request.lang or detect_lang(item.text)
-        item.plan(self._tasks)
+        item.plan(rules.tasks)
         return item
+
+    def _check(self, raw: object) -> tuple[Rules, RequestItem]:
+        """The request, and what it was checked by. Raises ``BadInput``."""
+        before = self._rules
+        try:
+            return before, parse_item(raw, before.limits)
+        except BadInput as error:
+            if error.code != ErrorCode.UNKNOWN_TASK:
+                raise
+            self._look_again()  # its sender may have seen a task that was saved a moment ago
+            if (now := self._rules) is before:
+                raise
+        return now, parse_item(raw, now.limits)
 
     def _item(self, job: Job, id: str, *, error: MoodqError | None = None) -> Item:
         clock = Clock(enqueued_at=job.claim.enqueued_at, claimed_at=job.claim.claimed_at)
@@ -227,9 +258,9 @@ class Intake:
             stored, *answers = pipe.execute()
         if asked:
             for (item, task, _), answer in zip(asked, self._cache.found(*answers), strict=True):
-                if answer is not None and self._cache.fits(task, answer):
-                    item.know(task, answer, self._cache.kind(task))
-                    item.plan_again(self._tasks)
+                if answer is not None and self._cache.fits(item.tasks[task], answer):
+                    item.know(task, answer, kind_of(item.tasks[task]))
+                    item.plan_again()
         for item, value in zip(items, stored, strict=True):
             outcome, message = ("", "") if value is None else _outcome(value)
             if outcome == "done":
@@ -245,9 +276,8 @@ class Intake:
             # In a conversation an answer depends on more than the text.
             texts = [] if item.request.conversation else item.generates_todo
             for task in [*item.labels_todo, *texts]:
-                if (
-                    key := self._cache.key(task, item.lang, item.request.text, item.choices(task))
-                ) is not None:
+                key = self._cache.key(task, item.lang, item.request.text, item.choices(task), of=item.tasks)
+                if key is not None:
                     item.cache_keys[task] = key
         return list(item.cache_keys.items())
 

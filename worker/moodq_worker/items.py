@@ -19,6 +19,7 @@ from moodq_worker.result_cache import Kind
 from moodq_worker.rq_claim import Claim
 
 _keys = itertools.count(1)
+NO_TASKS = TaskSet({})
 
 
 @dataclass(slots=True)
@@ -71,6 +72,7 @@ class Item:
     clock: Clock
     request: RequestItem | None = None
     lang: Lang = "en"
+    tasks: TaskSet = NO_TASKS  # those in force when it was read: it is finished by them, whatever is edited
     tokens: list[int] = field(default_factory=list)
     documents: list[list[int]] = field(default_factory=list)  # tokens of each
     labels_todo: list[str] = field(default_factory=list)
@@ -115,6 +117,7 @@ class Item:
     def plan(self, tasks: TaskSet) -> None:
         """Fill the to-do lists from the request: labels first, and the label a reply listens to."""
         assert self.request is not None  # noqa: S101 - intake sets it before planning
+        self.tasks = tasks
         for name in self.request.tasks:
             task = tasks[name]
             if isinstance(task, JudgeTask):
@@ -158,10 +161,10 @@ class Item:
         keys = [self.cache_keys.get(name) for name in names]
         return () if None in keys else (self.queue, bool(self.generates_todo), names, *keys)
 
-    def plan_again(self, tasks: TaskSet) -> None:
+    def plan_again(self) -> None:
         """After ``know``: a label that would only steer a text that is known is not needed."""
         asked = self.request.tasks if self.request else ()
-        steering = {getattr(tasks[name], "after", None) for name in self.generates_todo}
+        steering = {getattr(self.tasks[name], "after", None) for name in self.generates_todo}
         self.labels_todo = [name for name in self.labels_todo if name in asked or name in steering]
 
     @property
@@ -195,6 +198,11 @@ class Item:
             for name in self.request.tasks
             if name in scores or name in texts
         }
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Of the definitions of the tasks that the request named."""
+        return {name: self.tasks.revision_of(name) for name in self.request.tasks} if self.request else {}
 
     @property
     def item_error(self) -> ItemError | None:

@@ -23,8 +23,9 @@ from moodq_worker.time_limit import PassTimer
 log = logging.getLogger(__name__)
 
 Batch = list[Entry[Item]]
-#: What texts must have in common to run together: tasks, language, and labels that came with the request.
-Group = tuple[tuple[str, ...], Lang, tuple[str, ...]]
+#: What texts must have in common to run together: tasks, language, labels that came with the request, and the
+#: set that the tasks are of.
+Group = tuple[tuple[str, ...], Lang, tuple[str, ...], TaskSet]
 
 
 class NotFinite(ArithmeticError):
@@ -37,7 +38,6 @@ class LabelStage:
     def __init__(
         self,
         engine: Engine,
-        tasks: TaskSet,
         metrics: Metrics,
         *,
         queues: Sequence[str],
@@ -49,7 +49,6 @@ class LabelStage:
         failed: Callable[[Item, Exception], None],
     ) -> None:
         self._engine = engine
-        self._tasks = tasks
         self._metrics = metrics
         self._timer = timer
         self._next_stage = next_stage
@@ -68,10 +67,10 @@ class LabelStage:
 
     def add(self, item: Item) -> None:
         todo = tuple(item.labels_todo)
-        names = todo if len(todo) == 1 else self._tasks.computed_with(todo[0], todo)
+        names = todo if len(todo) == 1 else item.tasks.computed_with(todo[0], todo)
         if (flight := item.flight(names)) and self._flights.join(flight, item):
             return
-        group: Group = (names, item.lang, item.choices(names[0]))
+        group: Group = (names, item.lang, item.choices(names[0]), item.tasks)
         tokens = self._new_tokens(names, item)
         self._batcher.add(item.queue, Entry(item.key, group, tokens, item, first=not item.generates_todo))
 
@@ -98,7 +97,7 @@ class LabelStage:
     def run(self, batch: Batch) -> None:
         """One forward pass, or several when it raises."""
         items = [entry.item for entry in batch]
-        group = names, lang, _ = _group(batch[0])
+        group = names, *_ = _group(batch[0])
         began = time.monotonic()
         for item in items:
             item.job.started = True
@@ -106,7 +105,7 @@ class LabelStage:
                 item.clock.started = began
         scores = self._label_or_halve(group, items)
         spent = time.monotonic() - began
-        self._observe(names[0], lang, batch, spent)
+        self._observe(group, batch, spent)
         for item in items:
             item.clock.prefill_s += spent
             landed = self._flights.land(item.flight(names))
@@ -120,9 +119,9 @@ class LabelStage:
 
     def _new_tokens(self, names: Sequence[str], item: Item) -> int:
         """Counted so that a batch's budget means what is computed."""
-        if isinstance(self._tasks[names[0]], RerankTask):
+        task = item.tasks[names[0]]
+        if isinstance(task, RerankTask):
             return len(item.tokens) + sum(len(document) + SUFFIX_TOKENS for document in item.documents)
-        task = self._tasks[names[0]]
         asked = len(task.labels) if isinstance(task, MultilabelTask) else len(names)
         return len(item.tokens) + SUFFIX_TOKENS * (asked + len(item.choices(names[0])))
 
@@ -192,15 +191,18 @@ class LabelStage:
         return found, None
 
     def _judge(self, group: Group, items: Sequence[Item]) -> list[list[Judgement]]:
-        names, lang, choices = group
-        if isinstance(self._tasks[names[0]], RerankTask):
+        names, lang, choices, of = group
+        if isinstance(of[names[0]], RerankTask):
             # Each has a query of its own, and its documents fill a pass.
-            return [[self._engine.rerank(names[0], lang, item.tokens, item.documents)] for item in items]
-        return self._engine.label(names, lang, [item.tokens for item in items], choices)
+            return [
+                [self._engine.rerank(names[0], lang, item.tokens, item.documents, of=of)] for item in items
+            ]
+        return self._engine.label(names, lang, [item.tokens for item in items], choices, of=of)
 
-    def _observe(self, task: str, lang: Lang, batch: Batch, spent: float) -> None:
+    def _observe(self, group: Group, batch: Batch, spent: float) -> None:
+        [task, *_], lang, _, of = group
         tokens = sum(entry.tokens for entry in batch)
-        cached = self._engine.prompt_tokens(task, lang)
+        cached = self._engine.prompt_tokens(task, lang, of=of)
         self._metrics.batch_items.labels(task).observe(len(batch))
         self._metrics.batch_tokens.labels(task).observe(tokens)
         self._metrics.count_prefill(tokens, cached * len(batch))

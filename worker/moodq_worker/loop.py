@@ -19,7 +19,7 @@ from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.tasks import TaskSet
 from moodq_worker.delivery import Delivery
 from moodq_worker.engine import Engine
-from moodq_worker.items import Item, Job
+from moodq_worker.items import NO_TASKS, Item, Job
 from moodq_worker.labels import Batch, LabelStage
 from moodq_worker.metrics import Metrics
 from moodq_worker.preemption import Preemption
@@ -53,13 +53,13 @@ class Loop:
         max_reply_s: float = math.inf,
     ) -> None:
         self._engine = engine
+        self._tasks = tasks
         self._metrics = metrics
         self._max_wait_s = max_wait_s
         self._timer = PassTimer(max_pass_s, started=self._touch)
         turns: dict[str, Any] = {"queues": queues, "share": bulk_share, "weights": weights}
         self._labels = LabelStage(
             engine,
-            tasks,
             metrics,
             **turns,
             timer=self._timer,
@@ -69,7 +69,6 @@ class Loop:
         )
         self._replies = ReplyStage(
             engine,
-            tasks,
             metrics,
             **turns,
             timer=self._timer,
@@ -82,6 +81,8 @@ class Loop:
         )
         self._inbox: deque[Job] = deque()
         self._unwanted: deque[tuple[str, str]] = deque()  # "item" or "job", and its id
+        self._edits: deque[TaskSet] = deque()
+        self._retiring = False
         self._ended: list[Item] = []
         self._jobs: dict[str, Job] = {}
         self._in_hand: Counter[str] = Counter()
@@ -121,6 +122,12 @@ class Loop:
     def stop_job(self, job_id: str) -> None:
         """Do nothing more for the items of a job in hand."""
         self._unwanted.append(("job", job_id))
+
+    def use_tasks(self, tasks: TaskSet) -> None:
+        """These definitions are in force from now on; what is in hand is finished by those it was read by."""
+        with self._wake:
+            self._edits.append(tasks)
+            self._wake.notify()
 
     def in_hand(self, queue: str) -> int:
         return self._in_hand[queue]
@@ -167,6 +174,7 @@ class Loop:
         self.last_turn = time.monotonic()
 
     def _turn(self) -> bool:
+        self._follow_edits()
         self._unpack()
         while self._unwanted:
             self._drop(*self._unwanted.popleft())
@@ -187,6 +195,19 @@ class Loop:
         waiting = len(self._labels) + len(self._replies)
         self._metrics.waiting.set(waiting)
         return bool(batch or self._engine.running or (waiting and not self._draining))
+
+    def _follow_edits(self) -> None:
+        while self._edits:
+            self._tasks = self._edits.popleft()
+            self._engine.use_tasks(self._tasks)
+            self._retiring = True
+        if self._retiring and not any(
+            item.tasks not in (self._tasks, NO_TASKS)
+            for job in list(self._jobs.values())
+            for item in job.items
+        ):
+            self._retiring = False
+            self._engine.retire_tasks()
 
     def _drop(self, kind: str, id: str) -> None:
         for job in list(self._jobs.values()):

@@ -16,7 +16,7 @@ from typing import Any
 from redis import Redis
 
 from moodq_config.memory import CLAIM_SHARES, ENDED_JOB_BYTES, ITEM_BYTES, MIB, TOKEN_BYTES
-from moodq_config.tasks import TaskSet, WriteTask
+from moodq_config.tasks import WriteTask
 from moodq_worker.items import Job
 from moodq_worker.pace import MOST_JOBS
 
@@ -109,12 +109,13 @@ class MemoryGuard:
         self._read_at = self._clock()
 
 
-def result_bytes(job: Job, tasks: TaskSet) -> int:
+def result_bytes(job: Job) -> int:
     """Bytes of Redis that the results of ``job`` may take: metadata comes back, twice; tokens are followed in
     jobs of one item only."""
     size = ENDED_JOB_BYTES + len(job.items) * ITEM_BYTES + 2 * len(job.claim.job.data)
     if len(job.items) == 1:
-        for name in job.items[0].generates_todo:
-            task = tasks[name]
+        [item] = job.items
+        for name in item.generates_todo:
+            task = item.tasks[name]
             size += task.max_new_tokens * TOKEN_BYTES if isinstance(task, WriteTask) else 0
     return size

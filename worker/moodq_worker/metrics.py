@@ -12,6 +12,7 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from moodq_config.contracts import Timings
+from moodq_config.tasks import TaskSet
 from moodq_worker.engine import ModelInfo
 
 #: Seconds: from one short forward pass to minutes of waiting.
@@ -93,11 +94,15 @@ class Metrics:
         self.cache_lookups: Counter = counter(
             "result_cache_lookups", "Answers looked up by outcome: exact, template, miss", ("task", "outcome")
         )
+        self.tasks_reloads = counter(
+            "tasks_reloads", "Saved changes of the tasks file: changed, refused", ("outcome",)
+        )
         # Looking a child up by its labels costs as much as counting with it.
         self._of_item = cache(self._find_item)
         self._of_lookup: Callable[[str, str], Counter] = cache(self.cache_lookups.labels)
         self._of_label: Callable[[str, str], Counter] = cache(self.labels.labels)
         self._model = Info("moodq_model", "The loaded model", registry=self.registry)
+        self._tasks = Info("moodq_tasks", "The tasks in force", registry=self.registry)
 
     def count_prefill(self, tokens: int, cached: int) -> None:
         """``tokens`` were computed for a text, ``cached`` more came from its prompt's KV cache."""
@@ -140,3 +145,6 @@ class Metrics:
                 "parameters": str(info.parameters),
             }
         )
+
+    def describe_tasks(self, tasks: TaskSet) -> None:
+        self._tasks.info({"revision": tasks.revision})

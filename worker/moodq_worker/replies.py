@@ -16,7 +16,7 @@ from typing import Any
 
 from moodq_config.answers import GeneratedText, Writing
 from moodq_config.errors import MoodqError
-from moodq_config.tasks import ExtractTask, GenerateTask, TaskSet
+from moodq_config.tasks import ExtractTask, GenerateTask, Task
 from moodq_worker.engine import DecodeEvent, Engine, Generation
 from moodq_worker.extraction import read_extracted
 from moodq_worker.fairness import FairShare
@@ -41,7 +41,6 @@ class ReplyStage:
     def __init__(
         self,
         engine: Engine,
-        tasks: TaskSet,
         metrics: Metrics,
         *,
         queues: Sequence[str],
@@ -56,7 +55,6 @@ class ReplyStage:
         publish: Callable[[Item, Any, dict[str, Any]], None],
     ) -> None:
         self._engine = engine
-        self._tasks = tasks
         self._metrics = metrics
         self._prefill_tokens = prefill_tokens
         self._max_replies = max_replies
@@ -173,13 +171,13 @@ class ReplyStage:
             task = item.generates_todo[0]
             self._metrics.prefill_time.labels(task).observe(now - began)
             self._metrics.first_token.labels(task).observe(item.clock.timings().total / 1000)
-            cached = self._engine.prompt_tokens(task, item.lang)
+            cached = self._engine.prompt_tokens(task, item.lang, of=item.tasks)
             self._metrics.count_prefill(len(item.tokens) + SUFFIX_TOKENS, cached)
 
     def _generation(self, item: Item) -> Generation:
-        task = self._tasks[item.generates_todo[0]]
+        task = item.tasks[item.generates_todo[0]]
         label = item.steering_label(task) if isinstance(task, GenerateTask) else None
-        return Generation(item.key, task.name, item.lang, label, item.tokens)
+        return Generation(item.key, task.name, item.lang, label, item.tokens, item.tasks)
 
     def _step(self) -> None:
         began = time.monotonic()
@@ -236,7 +234,7 @@ class ReplyStage:
             return
         item.pieces.append(event.text)
         item.made += len(event.text)
-        if item.made > item.shown and not isinstance(self._tasks[item.generates_todo[0]], ExtractTask):
+        if item.made > item.shown and not isinstance(item.tasks[item.generates_todo[0]], ExtractTask):
             new = event.text[item.shown - item.made :]
             item.shown = item.made
             self._publish(item, "token", {"task": item.generates_todo[0], "text": new})
@@ -250,15 +248,15 @@ class ReplyStage:
         item.clock.decode_s += spent
         self._metrics.decode_time.labels(task).observe(spent)
         try:
-            item.texts[task] = self._written(task, "".join(item.pieces).strip(), event)
+            item.texts[task] = written(item.tasks[task], "".join(item.pieces).strip(), event)
         except MoodqError as error:
             item.error = error
         self._next_stage(item)
 
-    def _written(self, name: str, text: str, event: DecodeEvent) -> Writing:
-        """What the task makes of a text that has ended. Raises ``MoodqError`` when it is of no use."""
-        task = self._tasks[name]
-        if isinstance(task, ExtractTask):
-            return read_extracted(task, text, event.tokens, ended=event.finish_reason == "stop")
-        assert event.finish_reason is not None  # noqa: S101 - it has ended
-        return GeneratedText(text=text, finish_reason=event.finish_reason, tokens=event.tokens)
+
+def written(task: Task, text: str, event: DecodeEvent) -> Writing:
+    """What the task makes of a text that has ended. Raises ``MoodqError`` when it is of no use."""
+    if isinstance(task, ExtractTask):
+        return read_extracted(task, text, event.tokens, ended=event.finish_reason == "stop")
+    assert event.finish_reason is not None  # noqa: S101 - it has ended
+    return GeneratedText(text=text, finish_reason=event.finish_reason, tokens=event.tokens)

@@ -28,6 +28,7 @@ from moodq_config.task_kinds import (
     MultilabelTask,
     RerankTask,
     ScoreTask,
+    Task,
 )
 from moodq_config.tasks import Lang, TaskSet
 
@@ -59,6 +60,11 @@ STORED_AT_ONCE = 500
 ROUNDING = 1e-6
 
 
+def kind_of(task: Task) -> Kind:
+    """What counts as the same text."""
+    return "template" if task.cache == "template" else "exact"
+
+
 def template(text: str) -> str:
     """``text`` with what varies between lines of its kind masked."""
     return _VARIABLE.sub("<*>", text)
@@ -75,30 +81,33 @@ class ResultCache:
         self._young_entries = max(1, entries // 2)
         self._store_script = connection.register_script(_STORE)
         self._tasks = tasks
-        self._bases = {
-            task.name: blake2b(f"{model.model_dump_json()}{task.model_dump_json()}".encode())
-            for task in (tasks[name] for name in tasks)
-            if self.on and task.cache != "off"
-        }
+        self._model = model.model_dump_json()
+        self._bases: dict[tuple[str, str], blake2b] = {}
 
-    def key(self, task: str, lang: Lang, text: str, choices: Sequence[str] = ()) -> bytes | None:
+    def use_tasks(self, tasks: TaskSet) -> None:
+        """These definitions are in force from now on; answers by others are not found any more."""
+        self._tasks, self._bases = tasks, {}
+
+    def key(
+        self, task: str, lang: Lang, text: str, choices: Sequence[str] = (), *, of: TaskSet | None = None
+    ) -> bytes | None:
         """Where the answer of ``task`` to ``text`` would be, by ``choices`` if the labels came with it; None
-        when it is not kept."""
-        base = self._bases.get(task)
-        if base is None:
+        when it is not kept. ``of`` is the set the task is of; None: the one in force."""
+        tasks = self._tasks if of is None else of
+        if not self.on or tasks[task].cache == "off":
             return None
+        name = task, tasks.revision_of(task)
+        if (base := self._bases.get(name)) is None:
+            base = self._bases[name] = blake2b("\0".join((self._model, *name)).encode())
         digest = base.copy()
         if choices:
             digest.update("\0".join((str(len(choices)), *choices, "")).encode())
-        digest.update(f"{lang}\0{template(text) if self.kind(task) == 'template' else text}".encode())
+        digest.update(f"{lang}\0{template(text) if kind_of(tasks[task]) == 'template' else text}".encode())
         return digest.digest()[:16]
 
-    def kind(self, task: str) -> Kind:
-        return "template" if self._tasks[task].cache == "template" else "exact"
-
-    def fits(self, task: str, answer: Answer) -> bool:
-        """Whether ``answer`` is one that ``task`` could have given: others may write to Redis as well."""
-        found = self._tasks[task]
+    @staticmethod
+    def fits(found: Task, answer: Answer) -> bool:
+        """Whether ``answer`` is one that the task could have given: others may write to Redis as well."""
         match answer:
             case LabelScores():
                 # The labels of a ``choose`` task came with the request and are part of the key.

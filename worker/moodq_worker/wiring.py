@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 
 from redis import Redis
@@ -22,7 +23,8 @@ from redis.exceptions import RedisError
 from moodq_config.errors import ConfigError, ErrorCode, ModelError, MoodqError
 from moodq_config.memory import MIB
 from moodq_config.settings import Settings, server_url
-from moodq_config.tasks import TaskSet, load_tasks
+from moodq_config.task_file import TaskFile
+from moodq_config.tasks import TaskSet
 from moodq_worker.connection import connect, unreachable
 from moodq_worker.delivery import Delivery, Terms
 from moodq_worker.engine import Engine
@@ -42,6 +44,7 @@ from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_job import JobLimits
 from moodq_worker.rq_schedule import Scheduler
 from moodq_worker.rq_worker import BatchWorker
+from moodq_worker.task_watch import TaskWatch
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +65,7 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._tasks: TaskSet = load_tasks(settings.tasks_file)
-        check_schemas(self._tasks)
-        _check_warm_tasks(settings, self._tasks)
+        self._task_file = TaskFile(settings.tasks_file, partial(_check_tasks, settings))
         self._connection: Redis = connect(settings)
         self._metrics = Metrics()
         self._metrics.registry.register(
@@ -85,8 +86,9 @@ class Worker:
 
     def run(self) -> int:
         """Load, warm up, work, drain. Returns the exit code; raises ``MoodqError`` when it cannot start."""
-        engine = self._start_engine()
         settings = self._settings
+        tasks = self._task_file.tasks
+        engine = self._start_engine(tasks)
         name = settings.worker_name or f"moodq-{socket.gethostname()}-{os.getpid()}"
         rq = BatchWorker(
             list(settings.queues),
@@ -107,7 +109,7 @@ class Worker:
         budget = settings.batch_tokens or engine.best_batch_tokens()
         loop = Loop(
             engine,
-            self._tasks,
+            tasks,
             self._metrics,
             queues=settings.queues,
             batch_tokens=budget,
@@ -121,7 +123,7 @@ class Worker:
         pace = Pace()
         cache = ResultCache(
             self._connection,
-            self._tasks,
+            tasks,
             engine.info.ref,
             entries=settings.cache_entries,
             ttl_s=settings.cache_ttl_s,
@@ -138,16 +140,24 @@ class Worker:
         memory = MemoryGuard(
             self._connection, max_bytes=settings.max_redis_mb * MIB, first_queue=settings.queues[0]
         )
+
+        def use_tasks(changed: TaskSet) -> None:
+            cache.use_tasks(changed)
+            loop.use_tasks(changed)
+            intake.use_tasks(changed)
+
+        watch = TaskWatch(self._task_file, self._metrics, use_tasks)
         intake = Intake(
             rq,
             engine,
-            self._tasks,
+            tasks,
             limits,
             accept=loop.accept,
             in_hand=loop.in_hand,
             pace=pace,
             cache=cache,
             memory=memory,
+            look_again=watch.look,
         )
 
         def finished(job: Job) -> None:
@@ -193,6 +203,7 @@ class Worker:
         heartbeat.start()
         intake.start()
         scheduler.start()
+        watch.start()
         self._ready.set()
         log.info(
             "ready: worker %s, queues %s, batches of %d tokens, metrics on port %d",
@@ -205,6 +216,7 @@ class Worker:
             loop.run()
         finally:
             self._loop_ended.set()
+            watch.stop()
             scheduler.stop()
             intake.stop()
             patience_s = ABANDON_S if self._abandoned else max(5.0, settings.drain_timeout_s)
@@ -226,9 +238,9 @@ class Worker:
         log.info("drained" if flushed else "stopped with results that Redis did not take")
         return 0 if flushed else 1
 
-    def _start_engine(self) -> Engine:
+    def _start_engine(self, tasks: TaskSet) -> Engine:
         engine = build_engine(self._settings)
-        engine.use_tasks(self._tasks)
+        engine.use_tasks(tasks)
         began = time.monotonic()
         try:
             engine.warm_up(self._settings.warm_tasks)
@@ -240,6 +252,7 @@ class Worker:
                 code=ErrorCode.WARM_UP_FAILED,
             ) from error
         self._metrics.describe_model(engine.info)
+        self._metrics.describe_tasks(tasks)
         log.info("warmed up in %.1f s: %s", time.monotonic() - began, engine.info)
         return engine
 
@@ -289,7 +302,8 @@ class Worker:
         return None if self._ready.is_set() else "loading or draining"
 
 
-def _check_warm_tasks(settings: Settings, tasks: TaskSet) -> None:
+def _check_tasks(settings: Settings, tasks: TaskSet) -> None:
+    check_schemas(tasks)
     for name in settings.warm_tasks:
         if name not in tasks:
             raise ConfigError(f"MOODQ_WARM_TASKS: {name!r} is not a task; known: {', '.join(sorted(tasks))}")

@@ -70,6 +70,8 @@ class HfEngine:
         self._memory_given_back = 0.0
         self._texts = Texts(tokenizer)
         self._book = PromptBook(model, info.ref.id, self._texts, output_matrix, tokenizer.eos_token_id)
+        #: Of definitions that are not in force any more, while texts that came before are under way.
+        self._old_books: dict[str, PromptBook] = {}
         self._prefixes = Prefixes(model, prefix_tokens)
         stop_tokens = _stop_tokens(model, tokenizer)
         self._grammars = Grammars(tokenizer, stop_tokens)
@@ -80,7 +82,12 @@ class HfEngine:
         return self._info
 
     def use_tasks(self, tasks: TaskSet) -> None:
-        self._book.use(tasks)
+        self._old_books[self._book.tasks.revision] = self._book
+        self._book = self._book_of(tasks)
+
+    def retire_tasks(self) -> None:
+        self._old_books.clear()
+        self._prefixes.keep(self._book.prefixes)
         self._grammars.forget()
 
     def warm_up(self, names: Sequence[str] | None = None) -> None:
@@ -99,8 +106,11 @@ class HfEngine:
         lang: Lang,
         texts: Sequence[Sequence[int]],
         choices: Sequence[str] = (),
+        *,
+        of: TaskSet | None = None,
     ) -> list[list[Judgement]]:
-        judging = [self._book.judging(task, lang, choices) for task in tasks]
+        book = self._book_of(of)  # a text that comes between two layers may be of another
+        judging = [book.judging(task, lang, choices) for task in tasks]
         heads = [head for one in judging for head in one.heads]
         begun = self._begun(judging[0])
         if strength := judging[0].calibration:
@@ -113,16 +123,22 @@ class HfEngine:
             rest = iter(scores)
             answers.append(
                 [
-                    self._book.answer(task, list(islice(rest, len(one.heads))))
+                    book.answer(task, list(islice(rest, len(one.heads))))
                     for task, one in zip(tasks, judging, strict=True)
                 ]
             )
         return answers
 
     def rerank(
-        self, task: str, lang: Lang, query: Sequence[int], documents: Sequence[Sequence[int]]
+        self,
+        task: str,
+        lang: Lang,
+        query: Sequence[int],
+        documents: Sequence[Sequence[int]],
+        *,
+        of: TaskSet | None = None,
     ) -> Ranking:
-        judging = self._book.judging(task, lang)
+        judging = self._book_of(of).judging(task, lang)
         return rank(self._model, self._begun(judging, query), judging.heads[0], documents)
 
     def best_batch_tokens(self) -> int:
@@ -145,14 +161,14 @@ class HfEngine:
         lengths = []
         for generation in generations:
             prompt = self._writing(generation)
-            limit = self._book.tasks.write_task(generation.task).max_new_tokens
+            limit = self._book_of(generation.of).tasks.write_task(generation.task).max_new_tokens
             lengths.append(len(prompt.prefix) + len(generation.tokens) + len(prompt.suffix) + limit)
         return self._decode.fits(lengths, self._kv_tokens)
 
     def admit(self, generations: Sequence[Generation]) -> None:
         prompts, rows = [], []
         for generation in generations:
-            task = self._book.tasks.write_task(generation.task)
+            task = self._book_of(generation.of).tasks.write_task(generation.task)
             prompt = self._writing(generation)
             prompts.append(Prompt(self._prefixes.get(prompt.prefix), (*generation.tokens, *prompt.suffix)))
             constraint = (
@@ -182,12 +198,20 @@ class HfEngine:
     def running(self) -> int:
         return len(self._decode)
 
-    def prompt_tokens(self, task: str, lang: Lang) -> int:
-        found = self._book.tasks[task]
+    def prompt_tokens(self, task: str, lang: Lang, *, of: TaskSet | None = None) -> int:
+        book = self._book_of(of)
+        found = book.tasks[task]
         if isinstance(found, WriteTask):
             steers = found.prompt[lang].steer if isinstance(found, GenerateTask) else ()
-            return len(self._book.writing(task, lang, next(iter(steers), None)).prefix)
-        return len(self._book.judging(task, lang, _WARM_UP_CHOICES).prefix)
+            return len(book.writing(task, lang, next(iter(steers), None)).prefix)
+        return len(book.judging(task, lang, _WARM_UP_CHOICES).prefix)
+
+    def _book_of(self, tasks: TaskSet | None) -> PromptBook:
+        if tasks is None or tasks == self._book.tasks:
+            return self._book
+        if (book := self._old_books.get(tasks.revision)) is None:
+            book = self._old_books[tasks.revision] = self._book.of(tasks)
+        return book
 
     def _begun(self, judging: Judging, query: Sequence[int] = ()) -> Prefix:
         """The KV cache of what all texts of a pass begin with."""
@@ -195,7 +219,7 @@ class HfEngine:
         return extended(self._model, prefix, before) if before else prefix
 
     def _writing(self, generation: Generation) -> Writing:
-        return self._book.writing(generation.task, generation.lang, generation.label)
+        return self._book_of(generation.of).writing(generation.task, generation.lang, generation.label)
 
     def _warm_up(self, task: Task, lang: Lang, tokens: list[int]) -> None:
         if isinstance(task, WriteTask):

@@ -7,6 +7,7 @@ file leaves as it was is still there.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Container
 
 from transformers import PreTrainedModel
 
@@ -36,3 +37,8 @@ class Prefixes:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(tokens)
         return prefix
+
+    def keep(self, wanted: Container[tuple[int, ...]]) -> None:
+        """Free all but those of ``wanted``."""
+        for tokens in [tokens for tokens in self._kept if tokens not in wanted]:
+            del self._kept[tokens]

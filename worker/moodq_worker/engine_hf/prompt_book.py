@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -71,14 +72,27 @@ class PromptBook:
         self._device = model.device
         self._end = end
         self._is_reranker = is_qwen3_reranker(model_id, str(model.config.model_type))
-        self.use(TaskSet({}))
-
-    def use(self, tasks: TaskSet) -> None:
-        """Take these definitions instead of those before."""
-        self.tasks = tasks
+        self.tasks = TaskSet({})
         self._judging: dict[tuple[str, Lang], Judging] = {}
         self._choosing: dict[tuple[str, Lang], tuple[Tokens, ...]] = {}
         self._writing: dict[tuple[str, Lang, str | None], Writing] = {}
+
+    def of(self, tasks: TaskSet) -> PromptBook:
+        """A book of other definitions for the same model; what they have in common is not made again."""
+        book = copy(self)
+        kept = {name for name in {*tasks} & {*self.tasks} if _same(name, tasks, self.tasks)}
+        book.tasks = tasks
+        book._judging = {key: made for key, made in self._judging.items() if key[0] in kept}
+        book._choosing = {key: made for key, made in self._choosing.items() if key[0] in kept}
+        book._writing = {key: made for key, made in self._writing.items() if key[0] in kept}
+        return book
+
+    @property
+    def prefixes(self) -> set[Tokens]:
+        """The fixed prompts made so far."""
+        judging = {one.prefix for one in self._judging.values()}
+        writing = {one.prefix for one in self._writing.values()}
+        return judging | writing | {pieces[0] for pieces in self._choosing.values()}
 
     def judging(self, name: str, lang: Lang, choices: Sequence[str] = ()) -> Judging:
         """``choices`` are the request's labels, for a task that chooses among them."""
@@ -184,3 +198,7 @@ class PromptBook:
             suffix=suffix,
             ask=ask,
         )
+
+
+def _same(name: str, some: TaskSet, others: TaskSet) -> bool:
+    return some.revision_of(name) == others.revision_of(name)
