@@ -236,6 +236,8 @@ class Loop:
             if not job.items:
                 self._out().empty_job(job)
             for item in job.items:
+                # It may have been read before an edit whose definitions are retired already.
+                self._retiring |= item.tasks not in (self._tasks, NO_TASKS)
                 self._next_stage(item)
 
     def _gather(self, batch: Batch) -> None:
