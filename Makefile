@@ -43,8 +43,10 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
 unit: $(INSTALLED)  ## The tests that need neither server nor model
 	@$(VENV)/bin/pytest -q tests/unit tests/contract
 
+# Most tests wait for servers and processes: three at a time keep two cores busy.
+TEST_PROCESSES ?= 3
 test: lint model  ## Everything: lint, then all tests, with real servers and the real model
-	@$(VENV)/bin/pytest -q
+	@$(VENV)/bin/pytest -q -n $(TEST_PROCESSES) --dist loadfile
 
 bench: $(INSTALLED) model  ## Compare with peers on this machine; writes build/bench/latest.json, docs/performance.md
 	@$(PY) -m tests.bench $(BENCH_ARGS)

@@ -145,10 +145,10 @@ class Delivery:
             if value is not None and value["failed"]:
                 self._split_off(job)
         well = [(job.claim, value) for job, value in zip(ended, values, strict=True) if value is not None]
+        self._remember(items)  # first: who has seen a result and sends its text again meets the answer
         began = time.perf_counter()
         refused = self._finisher.finish(results, well)
         self._metrics.result_write.observe(time.perf_counter() - began)
-        self._remember(items)
         for item, spent in zip(items, timings, strict=True):
             self._count(item, spent)
         for job, value in zip(ended, values, strict=True):
