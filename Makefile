@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench fuzz soak chaos injection audit clean
+.PHONY: help install model demo up test lint unit bench eval fuzz soak chaos injection audit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ test: lint model  ## Everything: lint, then all tests, with real servers and the
 
 bench: $(INSTALLED) model  ## Compare with peers on this machine; writes build/bench/latest.json, docs/performance.md
 	@$(PY) -m tests.bench $(BENCH_ARGS)
+
+eval: $(INSTALLED) model  ## A hundred customer messages through the reply task; writes docs/replies.md to judge
+	@$(PY) -m tests.bench.reply_check $(EVAL_ARGS)
 
 RUNS ?= 100000
 fuzz: $(INSTALLED)  ## Fuzz the decoders by coverage, RUNS=100000 inputs each; writes build/fuzz/latest.json

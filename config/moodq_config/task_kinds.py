@@ -248,8 +248,11 @@ class RerankTask(_Frozen):
 
 
 class ReplyExample(_Frozen):
+    """``label``: shown only where that label steers; without it, always."""
+
     text: NonEmpty
     reply: NonEmpty
+    label: Label | None = None
 
 
 class GeneratePrompt(_Frozen):
@@ -281,6 +284,13 @@ class GenerateTask(_Frozen):
             _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
             if prompt.steer and not self.after:
                 raise ValueError(f"prompt.{lang}.steer needs `after`, the label task it listens to")
+            for number, example in enumerate(prompt.examples):
+                if example.label is not None and example.label not in prompt.steer:
+                    known = ", ".join(prompt.steer) or "none"
+                    raise ValueError(
+                        f"prompt.{lang}.examples.{number}.label {example.label!r} steers nothing; labels of "
+                        f"prompt.{lang}.steer: {known}"
+                    )
         return self
 
 

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from moodq_config.contracts import Result, ResultStatus
+from moodq_config.contracts import GeneratedText, Result, ResultStatus
 from moodq_config.names import events_key, result_key
 from moodq_producer import AsyncClient, Client
 
@@ -136,3 +137,29 @@ def test_the_command_line_prints_the_reply_as_it_is_made(redis_url: str, start_f
     assert kinds[0] == "label"
     assert kinds[-1] == "done"
     assert set(kinds[1:-1]) == {"token"}
+
+
+SHORT_REPLY = """
+[tasks.short]
+kind = "generate"
+max_new_tokens = 8
+prompt.zh.system = "a"
+prompt.en.system = "a"
+"""
+
+
+def test_a_reply_that_its_maximum_ends_ends_at_a_sentence_and_the_stream_never_showed_more(
+    redis_url: str, start_fake_worker: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks_file = tmp_path / "tasks.toml"
+    tasks_file.write_text(SHORT_REPLY, "utf-8")
+    monkeypatch.setenv("MOODQ_TASKS_FILE", str(tasks_file))
+    start_fake_worker(MOODQ_TASKS_FILE=str(tasks_file))
+    with Client(redis_url) as client:
+        ticket = client.submit("one two three four. five six seven eight nine", ["short"])
+        events = list(ticket.stream(timeout=30))
+    result = events[-1].result
+    assert result is not None
+    reply = result.results["short"]
+    assert reply == GeneratedText(text="echo: one two three four.", finish_reason="length", tokens=8)
+    assert "".join(event.text for event in events[:-1]).strip() == reply.text

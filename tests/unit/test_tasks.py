@@ -119,6 +119,11 @@ BROKEN = {
         SPAM.replace("[tasks.spam]", "[tasks.sentiment]"),
         "tasks.reply.prompt.zh.steer",
     ),
+    "an example of a label that steers nothing": (
+        '[tasks.echo]\nkind = "generate"\nprompt.zh = { system = "a", '
+        'examples = [{ text = "b", reply = "c", label = "x" }] }\nprompt.en = { system = "a" }\n',
+        "prompt.zh.examples.0.label",
+    ),
     "steering by nothing": (
         '[tasks.echo]\nkind = "generate"\nprompt.zh = { system = "a", steer = { x = "y" } }\n'
         'prompt.en.system = "a"\n',

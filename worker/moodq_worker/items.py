@@ -81,8 +81,8 @@ class Item:
     scores: dict[str, Judgement] = field(default_factory=dict)
     texts: dict[str, Writing] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
-    made: int = 0  # characters of the reply under way
-    shown: int = 0  # of which so many were published; a reply that begins anew says nothing twice
+    #: Characters of the reply under way that were published; one that begins anew says nothing twice.
+    shown: int = 0
     deadline: float | None = None  # unix seconds after which it is not started
     error: MoodqError | None = None
     told: bool = False  # its failed result is there already, and stands

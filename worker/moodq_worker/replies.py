@@ -22,6 +22,7 @@ from moodq_worker.extraction import read_extracted
 from moodq_worker.fairness import FairShare
 from moodq_worker.items import Item
 from moodq_worker.metrics import Metrics
+from moodq_worker.sentences import to_show
 from moodq_worker.time_limit import PassTimeout, PassTimer
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,6 @@ class ReplyStage:
             item.clock.prefill_s += now - began
             item.clock.decode_began = now
             item.pieces.clear()
-            item.made = 0
             task = item.generates_todo[0]
             self._metrics.prefill_time.labels(task).observe(now - began)
             self._metrics.first_token.labels(task).observe(item.clock.timings().total / 1000)
@@ -233,25 +233,39 @@ class ReplyStage:
             self._fail(item, ArithmeticError(event.error))
             return
         item.pieces.append(event.text)
-        item.made += len(event.text)
-        if item.made > item.shown and not isinstance(item.tasks[item.generates_todo[0]], ExtractTask):
-            new = event.text[item.shown - item.made :]
-            item.shown = item.made
-            self._publish(item, "token", {"task": item.generates_todo[0], "text": new})
+        text = self._show(item, event)
         if event.finish_reason is None:
             return
         del self._running[event.key]
         task = item.generates_todo.pop(0)
-        item.made = item.shown = 0
+        item.shown = 0
         began = item.clock.decode_began
         spent = time.monotonic() - began if began is not None else 0.0
         item.clock.decode_s += spent
         self._metrics.decode_time.labels(task).observe(spent)
         try:
-            item.texts[task] = written(item.tasks[task], "".join(item.pieces).strip(), event)
+            item.texts[task] = written(item.tasks[task], text.strip(), event)
         except MoodqError as error:
             item.error = error
         self._next_stage(item)
+
+    def _show(self, item: Item, event: DecodeEvent) -> str:
+        """Publish what is new of the text under way; gives what counts of it by now."""
+        name, text = item.generates_todo[0], "".join(item.pieces)
+        task = item.tasks[name]
+        if not isinstance(task, GenerateTask):
+            return text
+        end = to_show(
+            text,
+            item.shown,
+            tokens=event.tokens,
+            max_tokens=task.max_new_tokens,
+            finish_reason=event.finish_reason,
+        )
+        if end > item.shown:
+            self._publish(item, "token", {"task": name, "text": text[item.shown : end]})
+            item.shown = end
+        return text[:end]
 
 
 def written(task: Task, text: str, event: DecodeEvent) -> Writing:

@@ -77,11 +77,13 @@ def rerank_turns(prompt: RerankPrompt) -> list[Turn]:
 
 
 def generate_turns(prompt: GeneratePrompt, label: str | None) -> list[Turn]:
-    """System prompt (with the sentence that ``label`` calls for) and examples as chat turns."""
+    """System prompt (with the sentence that ``label`` calls for) and the examples that go with ``label`` as
+    chat turns."""
     steer = prompt.steer.get(label) if label else None
     turns = [Turn("system", f"{prompt.system}\n{steer}" if steer else prompt.system)]
     for example in prompt.examples:
-        turns += _exchange(prompt.user.replace("{text}", example.text), example.reply)
+        if example.label in (None, label):
+            turns += _exchange(prompt.user.replace("{text}", example.text), example.reply)
     return turns
 
 
