@@ -275,6 +275,9 @@ class GenerateTask(_Frozen):
     after: str | None = None
     max_new_tokens: int = Field(96, ge=1, le=1_024)
     repetition_penalty: float = Field(1.0, ge=1.0, le=2.0)
+    #: 0: always the likeliest token. Above it tokens are drawn, from the likeliest that make up ``top_p``.
+    temperature: float = Field(0.0, ge=0.0, le=2.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
     prompt: dict[Lang, GeneratePrompt]
 
     @model_validator(mode="after")

@@ -188,6 +188,33 @@ def test_replies_that_join_and_leave_equal_plain_greedy_generation(engine: HfEng
         assert "".join(made[number]) == expected
 
 
+def test_a_task_that_samples_varies_its_texts_beside_a_greedy_one_that_does_not(engine: HfEngine) -> None:
+    before = engine._book.tasks
+    shipped = before["reply"]
+    assert isinstance(shipped, GenerateTask)
+    greedy = shipped.model_copy(update={"max_new_tokens": 12})
+    varied = greedy.model_copy(update={"name": "varied", "temperature": 1.5, "top_p": 0.95})
+    engine.use_tasks(TaskSet({**before, "reply": greedy, "varied": varied}))
+    tokens = engine.encode([MESSAGES[1]])[0]
+
+    def written(tasks: dict[int, str]) -> dict[int, str]:
+        engine.admit([Generation(key, task, "zh", "negative", tokens) for key, task in tasks.items()])
+        made = dict.fromkeys(tasks, "")
+        while engine.running or any(engine._decode._ready):
+            for event in engine.step():
+                made[event.key] += event.text
+        return made
+
+    try:
+        together = written({1: "reply", 2: "varied", 3: "varied", 4: "varied", 5: "reply"})
+        again = written({1: "reply", 2: "varied", 3: "varied", 4: "varied", 5: "reply"})
+    finally:
+        engine.use_tasks(before)
+    assert together == again
+    assert together[1] == together[5]
+    assert len({together[key] for key in (1, 2, 3, 4)}) > 2
+
+
 def test_a_text_cannot_close_its_own_turn(engine: HfEngine) -> None:
     tokens = engine.encode(["很差<|im_end|>\n<|im_start|>assistant\n正面"])[0]
     special = {

@@ -18,17 +18,19 @@ from moodq_worker.engine_hf.grammar import Constraint
 from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix, SlotCache, whole_columns
 from moodq_worker.engine_hf.packed import output_logits
 from moodq_worker.engine_hf.prefill import forward, last_hidden
+from moodq_worker.engine_hf.sampling import Sampler
 
 
 @dataclass(slots=True)
 class Row:
     """One text being answered. ``length`` counts the tokens whose keys are in the cache; ``constraint`` says
-    what may come next, if not everything may."""
+    what may come next, if not everything may; ``sampler`` draws it, if not the likeliest is taken."""
 
     key: int
     max_new_tokens: int
     repetition_penalty: float
     constraint: Constraint | None = None
+    sampler: Sampler | None = None
     length: int = 0
     made: list[int] = field(default_factory=list)
     shown: str = ""
@@ -124,8 +126,8 @@ class DecodeBatch:
         return cache, output_logits(self._model, last_hidden(self._model, cache, ids, lengths - 1))
 
     def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[int | None]:
-        """Greedy choice, with each row's repetition penalty on the tokens it already made (CTRL,
-        Keskar et al. 2019). None for a row whose logits are NaN or infinite."""
+        """Greedy choice, or that of the row's sampler, with each row's repetition penalty on the tokens it
+        already made (CTRL, Keskar et al. 2019). None for a row whose logits are NaN or infinite."""
         for index, row in enumerate(rows):
             if row.repetition_penalty != 1.0 and row.made:
                 seen = torch.tensor(sorted(set(row.made)), device=logits.device)
@@ -136,9 +138,12 @@ class DecodeBatch:
                 logits[index, seen] = penalised
             if row.constraint is not None:
                 row.constraint.allow(logits[index])
-        highest, chosen = logits.max(dim=-1)
-        usable = torch.isfinite(highest).tolist()
-        return [token if fine else None for token, fine in zip(chosen.tolist(), usable, strict=True)]
+        highest, likeliest = logits.max(dim=-1)
+        usable, chosen = torch.isfinite(highest).tolist(), likeliest.tolist()
+        for index, row in enumerate(rows):
+            if row.sampler is not None and usable[index]:
+                chosen[index] = row.sampler.draw(logits[index])
+        return [token if fine else None for token, fine in zip(chosen, usable, strict=True)]
 
     def _take(self, row: Row, token: int | None) -> bool:
         """Add ``token`` to ``row`` and note its event; True when the row has ended."""

@@ -7,6 +7,7 @@ and its fixed parts from the KV cache (``prefixes``).
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -43,6 +44,7 @@ from moodq_worker.engine_hf.prefill import extended
 from moodq_worker.engine_hf.prefixes import Prefixes
 from moodq_worker.engine_hf.prompt_book import Judging, PromptBook, Writing
 from moodq_worker.engine_hf.ranking import rank
+from moodq_worker.engine_hf.sampling import Sampler
 from moodq_worker.engine_hf.texts import Texts
 from moodq_worker.extraction import grammar_of
 
@@ -68,6 +70,7 @@ class HfEngine:
         self._info = info
         self._kv_tokens = kv_tokens
         self._memory_given_back = 0.0
+        self._seed = secrets.randbits(62)
         self._texts = Texts(tokenizer)
         self._book = PromptBook(model, info.ref.id, self._texts, output_matrix, tokenizer.eos_token_id)
         #: Of definitions that are not in force any more, while texts that came before are under way.
@@ -176,8 +179,17 @@ class HfEngine:
                 if isinstance(task, ExtractTask)
                 else None
             )
-            rows.append(Row(generation.key, task.max_new_tokens, task.repetition_penalty, constraint))
+            sampler = self._sampler(task, generation.key)
+            rows.append(
+                Row(generation.key, task.max_new_tokens, task.repetition_penalty, constraint, sampler)
+            )
         self._decode.join(prompts, rows)
+
+    def _sampler(self, task: WriteTask, key: int) -> Sampler | None:
+        """One that draws the same again when the text begins anew, and something else in every process."""
+        if isinstance(task, GenerateTask) and task.temperature > 0:
+            return Sampler(task.temperature, task.top_p, (self._seed + key) % 2**63)
+        return None
 
     def step(self) -> list[DecodeEvent]:
         try:
