@@ -15,7 +15,8 @@ _MEANS = {
     Flaw.REFUSAL: "says that it cannot help, or what kind of program it is",
     Flaw.LANGUAGE: "is not in the message's language",
     Flaw.PROMISE: "promises or reports what the company did not say: refunds, deeds, times",
-    Flaw.INVENTED: "names an address, number or placeholder that is not in the message",
+    Flaw.INVENTED: "names an address or number that is not in the message, or answers what only the "
+    "company knows",
     Flaw.LENGTH: "is too short, too long, or of more than four sentences",
     Flaw.REPETITION: "says the same words twice, or the message again",
     Flaw.UNFINISHED: "does not end with the end of a sentence",
@@ -40,7 +41,9 @@ def _lines(document: dict[str, Any]) -> list[str]:
         f"The shipped task `reply` on {len(answered)} messages written for this page",
         "([the messages](../tests/bench/customer_messages.toml)), none of which is an example in the prompt.",
         "The measures ([reply_measures.py](../worker/moodq_worker/quality/reply_measures.py)) are lists of",
-        "phrases and counts: they find what they look for, and nothing else. Read the replies below.",
+        "phrases and counts: they find what they look for and no more. The prompt was chosen by these",
+        "same messages, so expect more of others. Read the replies below: whether one is kind and of",
+        "use, and whether it has understood, only a person can say.",
         "",
         f"Model {model['id']}, revision {model['revision']}, {model['precision']}; {document['at'][:10]}; "
         f"{document['seconds']:.0f} s for all, labels and replies.",
