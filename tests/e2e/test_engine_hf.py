@@ -259,3 +259,11 @@ def test_other_precisions_stay_near_a_plain_forward_pass(
         text += "".join(event.text for event in other.step())
     assert len(text) > 8
     assert not any(refusal in text for refusal in REFUSALS)
+
+
+def test_an_extraction_finds_the_tokenizer_read_when_the_engine_is_warm(engine: HfEngine) -> None:
+    """Reading it takes two seconds, in which the first extraction would hold up everything else."""
+    reading = engine._grammars._reading
+    assert reading is not None
+    assert reading.done()
+    assert reading.exception() is None

@@ -31,6 +31,32 @@ schema.properties = { n = { type = "integer", minimum = 3 }, kind = { enum = ["l
 prompt.zh = { system = "提取" }
 prompt.en = { system = "Extract" }
 """
+SIDES = """
+[tasks.sides]
+kind = "multilabel"
+labels = ["delivery", "quality", "price", "service"]
+
+[tasks.sides.prompt.zh]
+system = "谈到了吗？"
+ask = { delivery = "配送？", quality = "质量？", price = "价格？", service = "客服？" }
+yes = "是"
+no = "否"
+
+[tasks.sides.prompt.en]
+system = "Is it about this?"
+ask = { delivery = "Delivery?", quality = "Quality?", price = "Price?", service = "Service?" }
+yes = "yes"
+no = "no"
+"""
+
+
+@pytest.fixture
+def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The path of a tasks file with a task of the one kind that is not shipped, in the clients' settings."""
+    path = tmp_path / "sides.toml"
+    path.write_text(SIDES, "utf-8")
+    monkeypatch.setenv("MOODQ_TASKS_FILE", str(path))
+    return str(path)
 
 
 def ask(client: Client, text: str, task: str, **fields: Any) -> Any:
@@ -39,9 +65,12 @@ def ask(client: Client, text: str, task: str, **fields: Any) -> Any:
     return result.results[task]
 
 
-def test_each_kind_gives_a_result_of_its_own_form(redis_url: str, fake_worker: Any) -> None:
+def test_each_kind_gives_a_result_of_its_own_form(
+    redis_url: str, sides: str, start_fake_worker: Start
+) -> None:
+    start_fake_worker(MOODQ_TASKS_FILE=sides)
     with Client(redis_url) as client:
-        found = ask(client, "the price is bad and so is delivery", "aspects")
+        found = ask(client, "the price is bad and so is delivery", "sides")
         assert isinstance(found, LabelSet)
         assert found.labels == ("delivery", "price")
         assert found.scores == {"delivery": 0.9, "quality": 0.1, "price": 0.9, "service": 0.1}
@@ -79,8 +108,9 @@ async def test_the_async_client_sends_labels_and_documents_too(redis_url: str, f
         assert ranked.ranking == (1, 0)
 
 
-def test_one_item_may_have_tasks_of_every_kind(redis_url: str, fake_worker: Any) -> None:
-    names = ["keywords", "sentiment", "rerank", "topic", "aspects", "needs_attention", "summary"]
+def test_one_item_may_have_tasks_of_every_kind(redis_url: str, sides: str, start_fake_worker: Start) -> None:
+    start_fake_worker(MOODQ_TASKS_FILE=sides)
+    names = ["keywords", "sentiment", "rerank", "topic", "sides", "needs_attention", "summary"]
     with Client(redis_url) as client:
         ticket = client.submit("bad price", names, labels=["price", "food"], documents=["bad price", "x"])
         events = list(ticket.stream(timeout=30))
@@ -88,7 +118,7 @@ def test_one_item_may_have_tasks_of_every_kind(redis_url: str, fake_worker: Any)
     assert result is not None
     assert list(result.results) == names
     assert events[0].kind == "label"
-    assert set(events[0].labels) == {"sentiment", "rerank", "topic", "aspects", "needs_attention"}
+    assert set(events[0].labels) == {"sentiment", "rerank", "topic", "sides", "needs_attention"}
     told = {event.task for event in events if event.kind == "token"}
     assert told == {"summary"}, "JSON is given out whole, when it has been validated"
 
@@ -152,16 +182,16 @@ def test_the_same_text_with_other_labels_is_asked_anew_and_with_the_same_is_reme
 
 
 def test_labels_of_requests_make_no_metric_series_and_those_of_tasks_do(
-    redis_url: str, start_fake_worker: Start
+    redis_url: str, sides: str, start_fake_worker: Start
 ) -> None:
     port = free_port()
-    start_fake_worker(MOODQ_METRICS_PORT=str(port))
+    start_fake_worker(MOODQ_METRICS_PORT=str(port), MOODQ_TASKS_FILE=sides)
     with Client(redis_url) as client:
-        ask(client, "price", "aspects")
+        ask(client, "price", "sides")
         ask(client, "x", "topic", labels=["secret", "food"])
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         page = answer.read().decode()
-    assert 'moodq_labels_total{label="price",task="aspects"} 1.0' in page
+    assert 'moodq_labels_total{label="price",task="sides"} 1.0' in page
     assert "secret" not in page
 
 
@@ -191,11 +221,12 @@ def test_a_ranking_without_numbers_fails_its_item_alone(redis_url: str, fake_wor
 
 
 def test_the_command_line_shows_each_kind_in_a_table_and_as_json(
-    redis_url: str, fake_worker: Any, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, sides: str, start_fake_worker: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    start_fake_worker(MOODQ_TASKS_FILE=sides)
     monkeypatch.setenv("MOODQ_REDIS_URL", redis_url)
     monkeypatch.setenv("COLUMNS", "200")
-    told = ["send", "bad price", "--tasks", "aspects,needs_attention,topic,rerank,keywords"]
+    told = ["send", "bad price", "--tasks", "sides,needs_attention,topic,rerank,keywords"]
     told += ["--labels", "food, price", "--document", "x", "--document", "price"]
     table = CliRunner().invoke(root, told)
     assert table.exit_code == 0, table.output
@@ -205,9 +236,9 @@ def test_the_command_line_shows_each_kind_in_a_table_and_as_json(
     results = json.loads(line.output)["results"]
     assert results["rerank"] == {"scores": [0.0, 0.5], "ranking": [1, 0]}
     assert results["keywords"] == {"data": {"keywords": ["x"]}, "tokens": 1}
-    assert results["aspects"]["labels"] == ["price"]
-    streamed = CliRunner().invoke(root, [*told[:2], "--tasks", "aspects,keywords", "--stream"])
-    assert streamed.output.splitlines()[:2] == ["aspects: price 0.900", 'keywords: {"keywords": ["x"]}']
+    assert results["sides"]["labels"] == ["price"]
+    streamed = CliRunner().invoke(root, [*told[:2], "--tasks", "sides,keywords", "--stream"])
+    assert streamed.output.splitlines()[:2] == ["sides: price 0.900", 'keywords: {"keywords": ["x"]}']
     refused = CliRunner().invoke(root, ["send", "x", "--tasks", "topic"])
     assert refused.exit_code == 3
     assert "'labels'" in refused.output

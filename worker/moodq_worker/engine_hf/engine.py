@@ -87,6 +87,8 @@ class HfEngine:
     def use_tasks(self, tasks: TaskSet) -> None:
         self._old_books[self._book.tasks.revision] = self._book
         self._book = self._book_of(tasks)
+        if tasks.extracts():
+            self._grammars.prepare()
 
     def retire_tasks(self) -> None:
         self._old_books.clear()
@@ -98,6 +100,7 @@ class HfEngine:
         for name in tasks if names is None else names:
             for lang, text in _WARM_UP_TEXTS.items():
                 self._warm_up(tasks[name], lang, self.encode([text])[0])
+        self._grammars.settle()
         give_back_memory()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -8,6 +8,7 @@ computed ahead for a whole vocabulary.
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -40,23 +41,36 @@ class Constraint:
 
 
 class Grammars:
-    """Makes constraints for one tokenizer, which takes two seconds to read: only when the first is asked for.
-    ``stop_tokens`` may come wherever the grammar may end."""
+    """Makes constraints for one tokenizer, which takes two seconds to read, mostly with Python's lock held:
+    so ``prepare`` before there is work. ``stop_tokens`` may come wherever the grammar may end."""
 
     def __init__(self, tokenizer: Any, stop_tokens: Collection[int]) -> None:
         self._tokenizer = tokenizer
         self._stop_tokens = sorted(stop_tokens)
-        self._read: LLTokenizer | None = None
+        self._reading: Future[LLTokenizer] | None = None
         self._begun: dict[str, LLMatcher] = {}
 
+    def prepare(self) -> None:
+        """Begin to read the tokenizer, in a thread, unless that has been done."""
+        if self._reading is None:
+            reader = ThreadPoolExecutor(1, thread_name_prefix="grammar")
+            self._reading = reader.submit(from_tokenizer, self._tokenizer, eos_token=self._stop_tokens)
+            reader.shutdown(wait=False)
+
+    def settle(self) -> None:
+        """Wait until what ``prepare`` began has ended, well or not."""
+        if self._reading is not None:
+            wait([self._reading])
+
     def constraint(self, grammar: str) -> Constraint:
-        """A row's constraint, at the beginning of ``grammar``."""
-        if self._read is None:
-            self._read = from_tokenizer(self._tokenizer, eos_token=self._stop_tokens)
+        """A row's constraint, at the beginning of ``grammar``. Raises what reading the tokenizer raised."""
+        self.prepare()
+        assert self._reading is not None  # noqa: S101 - it was prepared
+        read = self._reading.result()
         begun = self._begun.get(grammar)
         if begun is None:
-            begun = self._begun[grammar] = LLMatcher(self._read, grammar, log_level=0)
-        return Constraint(begun.deep_copy(), self._read.vocab_size)
+            begun = self._begun[grammar] = LLMatcher(read, grammar, log_level=0)
+        return Constraint(begun.deep_copy(), read.vocab_size)
 
     def forget(self) -> None:
         """Drop the grammars of tasks that are not used any more."""
