@@ -14,10 +14,10 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from moodq_config.contracts import RequestItem, Result
-from moodq_config.names import INTERACTIVE, result_key
+from moodq_config.names import INTERACTIVE, events_key, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.cancelling import CANCEL_SCRIPT, cancel_args, cancel_keys, was_cancelled
-from moodq_producer.client import DEFAULT_TASKS, PIPELINE_JOBS
+from moodq_producer.client import DEFAULT_TASKS, FORGOTTEN_AT_ONCE, PIPELINE_JOBS
 from moodq_producer.connection import AWAY, block_s, close_async, connect_async, redis_errors, unreachable
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
@@ -155,6 +155,16 @@ class AsyncClient:
         with redis_errors(self._url):
             value = await redis.get(result_key(id))
         return None if value is None else parse_result(value, id)
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Delete results that need not be kept until their TTL ends; see ``Client.forget``."""
+        redis = await self._connected()
+        with redis_errors(self._url):
+            async with redis.pipeline(transaction=False) as pipe:
+                for start in range(0, len(ids), FORGOTTEN_AT_ONCE):
+                    some = ids[start : start + FORGOTTEN_AT_ONCE]
+                    pipe.unlink(*(key for id in some for key in (result_key(id), events_key(id))))
+                await pipe.execute()
 
     async def wait(
         self,
