@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,6 +268,8 @@ def test_the_entries_of_a_dead_consumer_are_taken_over_and_those_of_a_living_one
     out = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     both[0].until(lambda: len(rows(out[0])) + len(rows(out[1])) >= 300)
     assert sorted(texts(out[0]) + texts(out[1])) == sorted(wanted)
+    taken = re.findall(r"took over (\d+)", both[0].told() + both[1].told())
+    assert sum(map(int, taken)) == 120  # the dead one's, and no other
     wanted += [f"line {number}" for number in range(300, 900)]
     for text in wanted[300:]:
         server.xadd("reviews", {"text": text})
