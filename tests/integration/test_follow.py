@@ -259,11 +259,11 @@ def test_the_entries_of_a_dead_consumer_are_taken_over_and_those_of_a_living_one
     server: Any = connection
     server.xgroup_create("reviews", "moodq", "0", mkstream=True)
     wanted = [f"line {number}" for number in range(300)]
-    wanted[-1] += " [[sleep 2.5]]"  # longer in hand than an entry may be left alone
+    wanted[-1] += " [[sleep 5]]"  # longer in hand than an entry may be left alone
     for text in wanted:
         server.xadd("reviews", {"text": text})
     server.xreadgroup("moodq", "dead", {"reviews": ">"}, count=120)  # and then it died
-    options = ("--stream", "reviews", "--claim-after", "1s", "-o")
+    options = ("--stream", "reviews", "--claim-after", "2s", "-o")
     both = [start_follow(*options, f"{name}.jsonl", "--consumer", name) for name in "ab"]
     out = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     both[0].until(lambda: len(rows(out[0])) + len(rows(out[1])) >= 300)
@@ -495,11 +495,13 @@ def test_what_is_not_finished_in_time_is_told_and_comes_again(
     ("args", "told"),
     [
         ([], "name files to follow"),
+        (["-"], "use `moodq tag -`"),
         (["a.log", "--stream", "s"], "name files to follow"),
         (["--stream", "s", "--to-stream", "s"], "is followed itself"),
         (["--stream", "s", "--multiline", "x"], "are for files"),
         (["a.log", "--alert", "negativ>0.4 over 5m"], "sentiment has no label 'negativ'"),
         (["a.log", "--alert", "negative>0.4 over 5m", "--webhook", "ftp://x"], "no URL of http"),
+        (["--stream", "s", "--claim-after", "1s"], "at least 2s"),
         (["a.log", "--window", "5"], "'5' is no duration"),
         (["a.log", "--multiline", "("], "no regular expression"),
         (["a.log", "-o", "missing/out.jsonl"], "cannot be written"),
@@ -511,6 +513,17 @@ def test_what_cannot_be_is_refused_with_exit_code_2(
     follow = start_follow(*args)
     assert follow.process.wait(WAIT_S) == 2
     assert told in follow.told()
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_what_redis_refuses_for_good_ends_it_with_exit_code_4(
+    start_follow: StartFollow, connection: Redis
+) -> None:
+    connection.set("reviews", "no stream")
+    follow = start_follow("--stream", "reviews")
+    assert follow.process.wait(WAIT_S) == 4
+    assert "Redis refuses a command (ResponseError WRONGTYPE)" in follow.told()
+    assert "Traceback" not in follow.told()
 
 
 def test_without_redis_it_ends_at_once_with_exit_code_4(start_follow_at: StartFollow) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,7 @@ from moodq_worker.embedded import free_port
 StartFakeWorker = Callable[..., Any]
 
 USERS = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
+FOLLOW_PAGE = Path(__file__).parents[2] / "docs" / "follow.md"
 ROLES = ("ADMIN", "WORKER", "PRODUCER", "SHOP", "METRICS")
 START_S = 30.0
 RESULT_S = 30.0
@@ -233,6 +235,44 @@ def test_the_oldest_age_is_left_out_for_a_user_that_may_not_see_texts(
     assert code == 0, errors
     assert json.loads(output)["queues"]["shop"]["length"] == 1
     assert json.loads(output)["queues"]["shop"]["oldest_age_s"] is None
+
+
+@pytest.mark.usefixtures("worker")
+def test_moodq_follow_works_with_the_rights_that_its_page_gives(
+    secured: Secured, connection: Any, tmp_path: Path
+) -> None:
+    more = re.search(r"```acl\n(.+?)```", FOLLOW_PAGE.read_text("utf-8"), flags=re.DOTALL)
+    assert more is not None
+    [mine] = re.findall(r"^user moodq-producer (.+)$", USERS.read_text("utf-8"), flags=re.MULTILINE)
+    rules = re.findall(r"\([^)]*\)|\S+", mine.replace("#PRODUCER_SHA256", ">pass/word-of-follow") + more[1])
+    connection.execute_command("ACL", "SETUSER", "moodq-follow", *rules)
+    process = None
+    try:
+        for number in range(30):
+            connection.xadd("reviews", {"text": f"fine {number}"})
+            connection.rpush("logs", f"bad {number}")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MOODQ_")}
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "moodq_config.cli", "follow", "--stream", "reviews", "--list", "logs",
+                "--from", "start", "--to-stream", "labels", "--claim-after", "2s",
+            ],
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env={**clean, **secured.env, "MOODQ_REDIS_URL": secured.url("moodq-follow")},
+        )  # fmt: skip
+        wait_until(lambda: process.poll() is not None or connection.xlen("labels") >= 60)
+        time.sleep(1)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+        assert connection.xlen("labels") == 60
+        assert connection.xinfo_groups("reviews")[0]["pending"] == 0
+        assert {what for _, what in refusals(connection)} <= {"unlink"}
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+        connection.execute_command("ACL", "DELUSER", "moodq-follow")
 
 
 def test_a_producer_of_its_own_queue_works_within_its_share(

@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 from redis import Redis
 
 from moodq_config.contracts import ModelRef
+from moodq_producer.stream.metrics import FollowMetrics
 from moodq_worker.engine import ModelInfo
 from moodq_worker.metrics import Metrics
 from moodq_worker.queue_metrics import QueueCollector
@@ -35,7 +36,8 @@ def _documented() -> dict[str, str]:
 def _exported() -> dict[str, str]:
     metrics = Metrics()
     metrics.describe_model(ModelInfo(ModelRef(id="m", revision="r", precision="p"), "cpu", 1, 1))
-    found: list[Metric] = [*metrics.registry.collect(), *_NoQueues().collect()]
+    following = FollowMetrics().registry.collect()
+    found: list[Metric] = [*metrics.registry.collect(), *_NoQueues().collect(), *following]
     names = {}
     for family in found:
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
@@ -48,9 +50,8 @@ def test_the_page_lists_every_metric_with_its_type_and_no_other() -> None:
 
 
 def test_the_page_names_the_labels_of_every_metric() -> None:
-    metrics = Metrics()
     page = DOC.read_text("utf-8")
-    for attribute in vars(metrics).values():
+    for attribute in (*vars(Metrics()).values(), *vars(FollowMetrics()).values()):
         names = getattr(attribute, "_labelnames", ())
         if names:
             row = next(line for line in page.splitlines() if f"`{attribute._name}" in line)

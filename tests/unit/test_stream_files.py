@@ -268,11 +268,11 @@ def test_the_lag_counts_what_is_not_committed(follow: Follow, tmp_path: Path) ->
     log = tmp_path / "a.log"
     follower = follow("a.log")
     append(log, "12345\n789\n")
-    assert asyncio.run(follower.source.lag()) == {str(log): 10}
+    assert asyncio.run(follower.source.tend()) == {str(log): 10}
     found = follower.read()
-    assert asyncio.run(follower.source.lag()) == {str(log): 10}
+    assert asyncio.run(follower.source.tend()) == {str(log): 10}
     follower.commit(found[:1])
-    assert asyncio.run(follower.source.lag()) == {str(log): 4}
+    assert asyncio.run(follower.source.tend()) == {str(log): 4}
 
 
 def test_a_checkpoint_has_one_owner(tmp_path: Path) -> None:

@@ -114,8 +114,8 @@ class FileSource:
                 mark.followed.under_way -= 1
         self._save()
 
-    async def lag(self) -> dict[str, int]:
-        self._scan(time.monotonic())  # also while nothing can be read: a file that is opened cannot be missed
+    async def tend(self) -> dict[str, int]:
+        self._scan(time.monotonic())  # a file that is open cannot be missed
         lag = dict.fromkeys(self._patterns, 0)
         for one in self._files.values():
             lag[one.pattern] += max(0, one.tail.size - one.committed)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds one read blocks at the server; shorter with lists, which are looked at in between.
 BLOCK_S, LIST_BLOCK_S = 1.0, 0.1
+#: Seconds after which entries may be claimed, at least: living consumers touch theirs twice in that time.
+LEAST_CLAIM_S = 2.0
 #: Entries whose idle time one command sets back.
 TOUCHED_AT_ONCE = 2_000
 #: Streams that lists are moved into, entries in their field "text".
@@ -97,9 +99,6 @@ class GroupSource:
             await self._make(from_start=self._group.from_start)
             self._made = True
         now = time.monotonic()
-        if now - self._touched_at >= self._group.claim_after_s / 3:
-            self._touched_at = now
-            await self._touch()
         if self._own:
             return self._records(await self._pending(limit))
         if now - self._claimed_at >= self._group.claim_after_s / 3:
@@ -127,8 +126,12 @@ class GroupSource:
             await pipe.execute()
         self._in_hand.difference_update(record.mark for record in records)
 
-    async def lag(self) -> dict[str, int]:
-        """Entries nobody of the group has read yet, and those read and not acknowledged."""
+    async def tend(self) -> dict[str, int]:
+        """Touch what is in hand; count entries that nobody of the group has read yet, or not acknowledged."""
+        now = time.monotonic()
+        if self._in_hand and now - self._touched_at >= self._group.claim_after_s / 4:
+            self._touched_at = now
+            await self._touch()
         lag = {}
         for key in self._keys:
             groups = await self._redis.xinfo_groups(key) if await self._redis.exists(key) else []

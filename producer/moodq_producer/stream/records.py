@@ -45,8 +45,9 @@ class Source(Protocol):
     async def commit(self, records: Sequence[Record]) -> None:
         """The results of ``records`` are written: never give them again, also after a kill."""
 
-    async def lag(self) -> dict[str, int]:
-        """By file pattern or stream: bytes or entries that have come in and are not committed."""
+    async def tend(self) -> dict[str, int]:
+        """To be called twice a second, also while nothing can be read: keeps hold of what is there. Returns
+        the lag: by file pattern or stream, bytes or entries that have come in and are not committed."""
 
     async def close(self) -> None: ...
 

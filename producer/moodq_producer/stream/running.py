@@ -26,7 +26,7 @@ from moodq_producer.connection import close_async, connect_async
 from moodq_producer.stream.alerts import Alert, rule
 from moodq_producer.stream.checkpoint import CheckpointFile
 from moodq_producer.stream.files import FileSource
-from moodq_producer.stream.group import Group, GroupSource
+from moodq_producer.stream.group import LEAST_CLAIM_S, Group, GroupSource
 from moodq_producer.stream.multiline import joining
 from moodq_producer.stream.pump import Pump, Work
 from moodq_producer.stream.records import Reading, Source, duration_s
@@ -37,8 +37,8 @@ from moodq_producer.stream.windows import Watch, window
 log = logging.getLogger(__name__)
 
 EXIT_NO_READER, EXIT_UNFINISHED, EXIT_INTERRUPTED = 3, 4, 130
-#: Seconds between two looks at windows and alerts, and at the lag.
-STEP_S, LAG_S = 0.25, 1.0
+#: Seconds between two looks at windows and alerts, and at the source.
+STEP_S, TEND_S = 0.25, 0.5
 #: Seconds between two equal lines about an outage.
 SAME_LINE_S = 60.0
 
@@ -80,6 +80,10 @@ class Options:
         keyed = bool(self.streams or self.lists)
         if bool(self.files) == keyed:
             raise ConfigError("name files to follow, or --stream or --list, and not both")
+        if "-" in self.files:
+            raise ConfigError(
+                "standard input cannot be gone on with after a kill; use `moodq tag -`, or a file"
+            )
         if self.output is not None and self.to_stream is not None:
             raise ConfigError("-o and --to-stream are two outputs; leave one out")
         if keyed and (self.multiline or self.checkpoint):
@@ -93,6 +97,10 @@ class Options:
             raise ConfigError("--to-stream is followed itself; name another stream")
         if self.webhook and not self.alerts:
             raise ConfigError("--webhook posts alerts; give an --alert, e.g. 'negative>0.4 over 5m'")
+        if duration_s(self.claim_after) < LEAST_CLAIM_S:
+            raise ConfigError(
+                f"--claim-after {self.claim_after} takes living consumers for dead; at least 2s"
+            )
         if not self.names(self.tasks):
             raise ConfigError("--tasks names no task; try --tasks sentiment")
 
@@ -129,7 +137,7 @@ async def _run(options: Options) -> int:
         pump = Pump(client, source, sink, Work(tasks, options.queue, options.lang), watching.seen)
         running = asyncio.create_task(pump.run())
         signals = _Signals(pump)
-        looking = [asyncio.create_task(_look(watching)), asyncio.create_task(_measure(source, watching))]
+        looking = [asyncio.create_task(_look(watching)), asyncio.create_task(_tend(source, watching))]
         try:
             await _first(running, signals.first.wait())
             if not running.done():
@@ -241,11 +249,11 @@ async def _look(watching: Watching) -> None:
         watching.step(time.monotonic())
 
 
-async def _measure(source: Source, watching: Watching) -> None:
+async def _tend(source: Source, watching: Watching) -> None:
     while True:
         with contextlib.suppress(RedisError, MoodqError, OSError):  # of an outage the pump tells
-            watching.lag = await source.lag()
-        await asyncio.sleep(LAG_S)
+            watching.lag = await source.tend()
+        await asyncio.sleep(TEND_S)
 
 
 class _Seldom(logging.Filter):

@@ -30,13 +30,15 @@ class Steady:
         self._away_since: float | None = None
 
     async def until_done(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What ``call`` gives, once it does. Raises what does not pass by itself."""
+        """What ``call`` gives, once it does. Raises ``Unavailable`` for what does not pass by itself."""
         pause_s = FIRST_PAUSE_S
         while True:
             try:
                 done = await call()
             except (RedisError, Unavailable) as error:
                 if not passes(error):
+                    if isinstance(error, RedisError):
+                        raise _refused(error) from error
                     raise
                 self._told(error)
             else:
@@ -51,6 +53,14 @@ class Steady:
         if self._away_since is None:
             self._away_since = time.monotonic()
             log.warning("Redis does not answer as it should (%s); waiting for it", type(error).__name__)
+
+
+def _refused(error: RedisError) -> Unavailable:
+    kind = " ".join(dict.fromkeys([type(error).__name__, *str(error).split()[:1]]))
+    return Unavailable(
+        f"Redis refuses a command ({kind}); look at the types of the keys that were named, and at the rights "
+        "of the Redis user (docs/follow.md has those that are needed)"
+    )
 
 
 def passes(error: BaseException) -> bool:
