@@ -32,6 +32,9 @@ from moodq_producer.stream.sinks import LineSink
 MAIN = "from moodq_config.cli import main; main()"
 WAIT_S = 60.0
 
+#: For what is of files, and so the same on every server.
+on_valkey = pytest.mark.parametrize("server_url", ["valkey"], indirect=True)
+
 
 class Follow:
     """A process of ``moodq follow``, its standard output and error in files."""
@@ -151,6 +154,7 @@ def hooks() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             thread.join()
 
 
+@on_valkey
 @pytest.mark.usefixtures("fake_worker")
 def test_lines_are_labelled_as_they_come_through_rotation_and_truncation(
     start_follow: StartFollow, tmp_path: Path, connection: Redis
@@ -178,6 +182,7 @@ def test_lines_are_labelled_as_they_come_through_rotation_and_truncation(
     assert not list(connection.scan_iter("moodq:result:*"))  # nobody needs them any more
 
 
+@on_valkey
 @pytest.mark.usefixtures("fake_worker")
 def test_killed_again_and_again_it_leaves_no_gap_and_doubles_have_the_same_id(
     start_follow: StartFollow, tmp_path: Path
@@ -203,6 +208,7 @@ def test_killed_again_and_again_it_leaves_no_gap_and_doubles_have_the_same_id(
     assert_no_gap_and_doubles_by_id(rows(out), written)
 
 
+@on_valkey
 @pytest.mark.usefixtures("fake_worker")
 def test_a_stack_trace_is_one_record(start_follow: StartFollow, tmp_path: Path) -> None:
     log = tmp_path / "a.log"
@@ -213,6 +219,7 @@ def test_a_stack_trace_is_one_record(start_follow: StartFollow, tmp_path: Path) 
     assert texts(follow.output) == ["2026-01-01 bad: it failed\n  at one\n  at two", "2026-01-02 fine"]
 
 
+@on_valkey
 @pytest.mark.usefixtures("fake_worker")
 def test_json_lines_give_their_text_and_bad_ones_fail_alone(
     start_follow: StartFollow, tmp_path: Path
@@ -426,6 +433,7 @@ def test_a_restart_of_redis_in_the_middle_loses_no_entry(
     assert sorted(by_id.values()) == sorted(f"line {number}" for number in range(2_100))
 
 
+@on_valkey
 @pytest.mark.usefixtures("fake_worker")
 def test_an_alert_fires_and_is_cleared_and_both_reach_the_webhook(
     start_follow: StartFollow, tmp_path: Path
@@ -464,6 +472,7 @@ def metrics_of(follow: Follow) -> str:
         return str(answer.read().decode())
 
 
+@on_valkey
 def test_it_waits_for_a_worker_and_tells_how_to_start_one(
     start_follow: StartFollow, start_fake_worker: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -475,6 +484,7 @@ def test_it_waits_for_a_worker_and_tells_how_to_start_one(
     assert follow.stop() == 0
 
 
+@on_valkey
 def test_what_is_not_finished_in_time_is_told_and_comes_again(
     start_follow: StartFollow, start_fake_worker: Callable[..., Any], tmp_path: Path, connection: Redis
 ) -> None:
@@ -504,13 +514,12 @@ def test_what_is_not_finished_in_time_is_told_and_comes_again(
         (["--stream", "s", "--claim-after", "1s"], "at least 2s"),
         (["a.log", "--window", "5"], "'5' is no duration"),
         (["a.log", "--multiline", "("], "no regular expression"),
-        (["a.log", "-o", "missing/out.jsonl"], "cannot be written"),
     ],
 )
 def test_what_cannot_be_is_refused_with_exit_code_2(
-    start_follow: StartFollow, args: list[str], told: str
+    start_follow_at: StartFollow, args: list[str], told: str
 ) -> None:
-    follow = start_follow(*args)
+    follow = start_follow_at("redis://127.0.0.1:1/0", *args)
     assert follow.process.wait(WAIT_S) == 2
     assert told in follow.told()
 

@@ -198,6 +198,11 @@ def test_an_output_is_appended_to_behind_its_last_whole_line(tmp_path: Path) -> 
     assert path.read_bytes() == b""
 
 
+def test_an_output_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        LineSink(tmp_path / "missing" / "out.jsonl")
+
+
 def test_a_text_is_taken_out_of_json_with_the_fields_to_keep() -> None:
     reading = Reading(json=True, column="message", kept=("host", "level"))
     row = {"message": "很差", "host": "a", "other": 1}

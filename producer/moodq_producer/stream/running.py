@@ -91,6 +91,8 @@ class Options:
                 "--multiline and --checkpoint are for files; a stream's entries are whole, and its group "
                 "keeps the place"
             )
+        if self.multiline is not None:
+            joining(self.multiline, duration_s(self.multiline_pause))
         if self.multiline and self.form == "jsonl":
             raise ConfigError("--multiline joins plain lines; leave --format jsonl out")
         if self.to_stream in self.streams:
