@@ -169,9 +169,9 @@ class Truncated(Reading):
 
 class Result(Reading):
     """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name. ``cached`` says that the model was
-    not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before.
-    ``truncated`` says that only the text's beginning was read. ``revisions``: by task, of the definition that
-    was asked."""
+    not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before, or a
+    person has pinned a label to texts of its kind (``pinned``). ``truncated`` says that only the text's
+    beginning was read. ``revisions``: by task, of the definition that was asked."""
 
     v: Literal[1] = 1
     id: str
@@ -184,7 +184,7 @@ class Result(Reading):
     attempt: int
     finished_at: str
     metadata: dict[str, Any] | None = None
-    cached: Literal["exact", "template"] | None = None
+    cached: Literal["exact", "template", "pinned"] | None = None
     truncated: Truncated | None = None
     revisions: dict[str, str] | None = None
 

@@ -18,6 +18,9 @@ EVENTS_PREFIX = "moodq:events:"
 #: Hashes of the result cache: a text's digest to what was answered.
 CACHE_YOUNG, CACHE_OLD = "moodq:cache:young", "moodq:cache:old"
 
+#: Hash of labels that people have pinned to templates, and the number that counts its changes.
+PINS_KEY, PINS_REVISION_KEY = "moodq:pins", "moodq:pins:revision"
+
 #: Hash of what Redis uses and its own limit, in bytes, as producers last read it; lives for a moment.
 MEMORY_KEY = "moodq:memory"
 RATE_PREFIX = "moodq:rate:"

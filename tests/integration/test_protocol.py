@@ -144,6 +144,16 @@ def test_an_item_is_cancelled_with_the_commands_of_the_page_and_never_run(
 
 
 @pytest.mark.usefixtures("fake_worker")
+def test_a_label_is_pinned_with_the_commands_of_the_page(wire: Wire) -> None:
+    wire.run("pin")
+    data = '["moodq.run",null,[{"v":1,"items":[{"text":"disk 7 is full","tasks":["sentiment"]}]}],{}]'
+    wire("HSET", "rq:job:p7", "data", data, "origin", "interactive", "status", "queued")
+    wire("RPUSH", "rq:queue:interactive", "p7")
+    result = wait(wire, "p7")
+    assert (result["cached"], result["results"]["sentiment"]["label"]) == ("pinned", "negative")
+
+
+@pytest.mark.usefixtures("fake_worker")
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_needed_fields_alone_are_enough_and_items_without_id_take_the_jobs(
     wire: Wire, count: int

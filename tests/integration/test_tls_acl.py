@@ -288,6 +288,26 @@ def test_a_producer_of_its_own_queue_works_within_its_share(
     assert refusals(connection) == []
 
 
+@pytest.mark.parametrize(
+    ("user", "more"),
+    [
+        ("moodq-producer", {}),
+        ("moodq-shop", {"MOODQ_QUEUES": "shop", "MOODQ_CLIENT_NAME": "shop", "MOODQ_ID_PREFIX": "shop-"}),
+    ],
+)
+def test_a_file_is_tagged_by_producers_that_may_delete_no_result(
+    worker: Any, secured: Secured, connection: Any, tmp_path: Path, user: str, more: dict[str, str]
+) -> None:
+    (tmp_path / "in.log").write_text("so bad\na fine day\n", "utf-8")
+    queue = more.get("MOODQ_QUEUES", "bulk")
+    its = Secured(secured.scheme, secured.port, secured.env | more)
+    code, output, errors = moodq(its, user, tmp_path, "tag", "in.log", "--queue", queue)
+    assert code == 0, errors
+    labels = [json.loads(line)["results"]["sentiment"]["label"] for line in output.splitlines()]
+    assert labels == ["negative", "positive"]
+    assert len(connection.keys("moodq:result:*")) == 2
+
+
 #: What a producer with a queue of its own may not do: read others, take jobs, write results, run the server.
 FORBIDDEN: tuple[tuple[str | int, ...], ...] = (
     ("GET", "moodq:result:bank-1"),
@@ -316,6 +336,8 @@ FORBIDDEN: tuple[tuple[str | int, ...], ...] = (
     ("SMEMBERS", "rq:queues"),
     ("HGETALL", "moodq:cache:young"),
     ("HSET", "moodq:cache:young", "x", "y"),
+    ("HSET", "moodq:pins", "sentiment x", "positive"),
+    ("INCR", "moodq:pins:revision"),
     ("GET", "moodq:rate:bank"),
     ("DEL", "moodq:memory"),
     ("SET", "rq:suspended", 1),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from moodq_worker.result_cache import SingleFlight, template
+from moodq_config.templates import MAX_PINNED_CHARS, pin_field, read_pins, template
+from moodq_worker.result_cache import SingleFlight
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,22 @@ def test_other_words_are_another_template(one: str, other: str) -> None:
 def test_words_are_left_alone() -> None:
     for text in ("the defaced facade was added in Mayfair", "这家店的服务非常好"):
         assert template(text) == text
+
+
+@given(st.lists(st.sampled_from([*"-+.:/ 07axf", "Mon", "Dec", "0x", "<*>", "deadbeef", "差"])).map("".join))
+def test_the_template_of_a_template_is_itself(text: str) -> None:
+    assert template(template(text)) == template(text)
+
+
+def test_pins_are_read_by_task_and_template_and_what_is_none_is_left_out() -> None:
+    field = pin_field("sentiment", template("disk 7 is full"))
+    stored = {
+        field.encode(): b"negative",
+        b"no-template": b"negative",
+        b"sentiment \xff": b"negative",
+        f"sentiment {'x' * (MAX_PINNED_CHARS + 1)}".encode(): b"negative",
+    }
+    assert read_pins(stored) == {("sentiment", "disk <*> is full"): "negative"}
 
 
 def test_one_of_the_same_flies_and_the_others_land_with_it() -> None:

@@ -265,7 +265,7 @@ class Delivery:
             elif isinstance(found, LabelSet):
                 for label in found.labels:
                     metrics.count_label(task, label)
-        for task in item.cache_keys:
+        for task in item.cache_keys.keys() | item.cached.keys():
             metrics.count_lookup(task, item.cached.get(task, "miss"))
 
 

@@ -24,6 +24,7 @@ from moodq_worker.items import Clock, Item, Job
 from moodq_worker.memory import MemoryGuard, result_bytes
 from moodq_worker.outage import Outage
 from moodq_worker.pace import Pace
+from moodq_worker.pins import Pins
 from moodq_worker.result_cache import ResultCache, kind_of
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_job import read_payload
@@ -81,6 +82,7 @@ class Intake:
         in_hand: Callable[[str], int],
         pace: Pace,
         cache: ResultCache,
+        pins: Pins,
         memory: MemoryGuard,
         look_again: Callable[[], object] = lambda: None,
     ) -> None:
@@ -93,6 +95,7 @@ class Intake:
         self._in_hand = in_hand
         self._pace = pace
         self._cache = cache
+        self._pins = pins
         self._memory = memory
         self._stop = threading.Event()
         self._room = threading.Event()
@@ -232,7 +235,7 @@ class Intake:
     def _look_up(self, items: list[Item]) -> None:
         """In one round trip: an id that already has a finished result is not run again (a second delivery, or
         a resubmission), nor is one that was cancelled, or that failed for good in an earlier attempt of
-        its job; an answer that is in the cache is taken from there.
+        its job; an answer that is pinned or in the cache is taken from there.
 
         The jobs are in hand already, so a Redis that is away is waited for. Without an answer they are run:
         the first outcome of an item stands.
@@ -253,12 +256,23 @@ class Intake:
         asked = [(item, task, key) for item in items for task, key in self._cache_keys(item)]
         with self._worker.connection.pipeline(transaction=False) as pipe:
             pipe.mget([result_key(item.id) for item in items])
+            self._pins.ask(pipe)
             if asked:
                 self._cache.ask(pipe, [key for _, _, key in asked])
-            stored, *answers = pipe.execute()
+            stored, revision, *answers = pipe.execute()
+        self._pins.refresh(revision)
+        for item in items:
+            if item.error is None:
+                for task, scores in self._pins.answers(item.text, item.labels_todo, item.tasks):
+                    item.know(task, scores, "pinned")
+                    item.plan_again()
         if asked:
             for (item, task, _), answer in zip(asked, self._cache.found(*answers), strict=True):
-                if answer is not None and self._cache.fits(item.tasks[task], answer):
+                if (
+                    answer is not None
+                    and task not in item.cached
+                    and self._cache.fits(item.tasks[task], answer)
+                ):
                     item.know(task, answer, kind_of(item.tasks[task]))
                     item.plan_again()
         for item, value in zip(items, stored, strict=True):

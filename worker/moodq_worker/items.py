@@ -176,7 +176,8 @@ class Item:
         """How the whole result was known; None when any of it was computed."""
         if not self.cached or len(self.cached) < len(self.scores) + len(self.texts):
             return None
-        return "template" if "template" in self.cached.values() else "exact"
+        kinds = self.cached.values()
+        return "pinned" if "pinned" in kinds else "template" if "template" in kinds else "exact"
 
     def choices(self, name: str) -> tuple[str, ...]:
         """The labels that task ``name`` chooses among when they came with the request."""

@@ -92,7 +92,9 @@ class Metrics:
         )
         self.labels = counter("labels", "Labels given", ("task", "label"))
         self.cache_lookups: Counter = counter(
-            "result_cache_lookups", "Answers looked up by outcome: exact, template, miss", ("task", "outcome")
+            "result_cache_lookups",
+            "Answers looked up by outcome: exact, template, pinned, miss",
+            ("task", "outcome"),
         )
         self.tasks_reloads = counter(
             "tasks_reloads", "Saved changes of the tasks file: changed, refused", ("outcome",)

@@ -7,7 +7,6 @@ in each.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Generic, Literal, TypeVar
@@ -31,22 +30,11 @@ from moodq_config.task_kinds import (
     Task,
 )
 from moodq_config.tasks import Lang, TaskSet
+from moodq_config.templates import template
 
-Kind = Literal["exact", "template"]
+Kind = Literal["exact", "template", "pinned"]
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 T = TypeVar("T")
-
-#: What varies between log lines of one template: addresses, ids, numbers, and the words of dates.
-_VARIABLE = re.compile(
-    r"""
-    \b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b   # UUID
-    | \b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b                     # IPv4, with a port
-    | \b0x[0-9a-fA-F]+\b | \b(?=[a-fA-F]*\d)[0-9a-fA-F]{8,}\b   # hexadecimal
-    | [-+]?\d+(?:[.,:/-]\d+)*                                  # numbers, times, dates
-    | \b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b
-    """,
-    re.VERBOSE,
-)
 
 # KEYS: the young and the old hash. ARGV: entries the young one may hold, seconds they live, then fields and
 # values.
@@ -63,11 +51,6 @@ ROUNDING = 1e-6
 def kind_of(task: Task) -> Kind:
     """What counts as the same text."""
     return "template" if task.cache == "template" else "exact"
-
-
-def template(text: str) -> str:
-    """``text`` with what varies between lines of its kind masked."""
-    return _VARIABLE.sub("<*>", text)
 
 
 class ResultCache:

@@ -39,6 +39,7 @@ from moodq_worker.memory import MemoryGuard
 from moodq_worker.metrics import Metrics
 from moodq_worker.openmp import wait_briefly
 from moodq_worker.pace import Pace
+from moodq_worker.pins import Pins
 from moodq_worker.queue_metrics import QueueCollector
 from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_job import JobLimits
@@ -156,6 +157,7 @@ class Worker:
             in_hand=loop.in_hand,
             pace=pace,
             cache=cache,
+            pins=Pins(self._connection),
             memory=memory,
             look_again=watch.look,
         )
