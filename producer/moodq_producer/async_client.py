@@ -6,11 +6,12 @@ import asyncio
 import builtins
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from moodq_config.contracts import RequestItem, Result
@@ -159,7 +160,7 @@ class AsyncClient:
     async def forget(self, ids: Sequence[str]) -> None:
         """Delete results that need not be kept until their TTL ends; see ``Client.forget``."""
         redis = await self._connected()
-        with redis_errors(self._url):
+        with redis_errors(self._url), suppress(NoPermissionError):
             async with redis.pipeline(transaction=False) as pipe:
                 for start in range(0, len(ids), FORGOTTEN_AT_ONCE):
                     some = ids[start : start + FORGOTTEN_AT_ONCE]

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from rq.worker_registration import REDIS_WORKER_KEYS
 
 from moodq_config.contracts import RequestItem, Result
@@ -180,8 +180,9 @@ class Client:
         return None if value is None else parse_result(value, id)
 
     def forget(self, ids: Sequence[str]) -> None:
-        """Delete results, and the events of their items, that need not be kept until their TTL ends."""
-        with self._errors(), self._redis.pipeline(transaction=False) as pipe:
+        """Delete results, and the events of their items, that need not be kept until their TTL ends. They are
+        kept where the server's rules do not let this user delete them."""
+        with self._errors(), suppress(NoPermissionError), self._redis.pipeline(transaction=False) as pipe:
             for start in range(0, len(ids), FORGOTTEN_AT_ONCE):
                 some = ids[start : start + FORGOTTEN_AT_ONCE]
                 pipe.unlink(*(key for id in some for key in (result_key(id), events_key(id))))

@@ -1,7 +1,9 @@
 """``python -m tests.bench.bulk FILE...``: a long log through ``moodq tag``, killed twice and resumed.
 
 The lines of the files named are repeated with their numbers varied. A run is killed with SIGKILL and resumed,
-and its output compared, byte by byte, with that of an unbroken one. Writes build/bench/bulk.json.
+and its output compared, byte by byte, with that of an unbroken one; with ``--local`` one more brings its own
+server and worker. With the real model, a task whose cache goes by template (``log_severity``) asks it once
+for each kind of line. Writes build/bench/bulk.json, one entry for each engine and task.
 """
 
 from __future__ import annotations
@@ -40,12 +42,12 @@ def vary(line: str, random_: random.Random) -> str:
 class Tag:
     """The command as a process; ``peak_mb`` is its largest resident size seen."""
 
-    def __init__(self, folder: Path, url: str, *args: str) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], *args: str) -> None:
         self.began = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-c", MAIN, "tag", "in.log", "-q", *args],
             cwd=folder,
-            env={**os.environ, "MOODQ_REDIS_URL": url},
+            env={**{n: v for n, v in os.environ.items() if not n.startswith("MOODQ_")}, **environment},
         )
         self.sizes_mb: list[float] = []
 
@@ -62,30 +64,49 @@ class Tag:
         return self.process.wait()
 
 
+def _alone(folder: Path, settings: dict[str, str], lines: int, more: list[str]) -> dict[str, Any]:
+    """In one command: server and worker are its own and new, only the model is there."""
+    data = folder / "data"
+    data.mkdir()
+    (data / "models").symlink_to(load_settings().data_dir / "models")
+    here = settings | {"MOODQ_DATA_DIR": str(data), "MOODQ_METRICS_PORT": "0"}
+    alone = Tag(folder, here, "--local", "-o", "local.jsonl", *more)
+    code = alone.run()
+    seconds = time.monotonic() - alone.began
+    count = sum(1 for _ in (folder / "local.jsonl").open("rb"))
+    return {
+        "exit_code": code,
+        "lines": count,
+        "seconds": round(seconds, 1),
+        "items_per_s": round(lines / seconds),
+    }
+
+
 @click.command()
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--lines", default=1_000_000, show_default=True)
 @click.option("--engine", type=click.Choice(["fake", "hf"]), default="fake", show_default=True)
+@click.option("--task", default="sentiment", show_default=True)
 @click.option("--dedupe", is_flag=True)
-def main(files: tuple[Path, ...], lines: int, engine: str, dedupe: bool) -> None:
+@click.option("--local", is_flag=True, help="Also in one command, from a cold start.")
+def main(files: tuple[Path, ...], lines: int, engine: str, task: str, dedupe: bool, local: bool) -> None:
     """Tag so many log lines unbroken, and killed and resumed. Exit code 1 when the outputs differ."""
     source = [
         line for path in files for line in path.read_text("utf-8", "replace").splitlines() if line.strip()
     ]
     random_ = random.Random(11)
-    more = ["--dedupe"] if dedupe else []
+    more = ["--tasks", task, *(["--dedupe"] if dedupe else [])]
+    settings = {"MOODQ_ENGINE": engine, "MOODQ_CACHE_TTL_S": "86400" if engine == "hf" else "0"}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="moodq-bulk-")))
         with (folder / "in.log").open("w", encoding="utf-8") as out:
             for line in islice(cycle(source), lines):
                 out.write(vary(line, random_) + "\n")
-        service = stack.enter_context(
-            Service(log=OUT.parent / "bulk-worker.log", environment={"MOODQ_ENGINE": engine})
-        )
+        service = stack.enter_context(Service(log=OUT.parent / "bulk-worker.log", environment=settings))
         service.wait_ready()
-        url = str(service.client.settings.redis_url)
+        url = {"MOODQ_REDIS_URL": str(service.client.settings.redis_url)}
         whole = Tag(folder, url, "-o", "whole.jsonl", *more)
         code = whole.run()
         seconds = time.monotonic() - whole.began
@@ -101,6 +122,7 @@ def main(files: tuple[Path, ...], lines: int, engine: str, dedupe: bool) -> None
         document: dict[str, Any] = {
             "lines": lines,
             "engine": engine,
+            "task": task,
             "dedupe": dedupe,
             "seconds": round(seconds, 1),
             "items_per_s": round(lines / seconds),
@@ -110,8 +132,16 @@ def main(files: tuple[Path, ...], lines: int, engine: str, dedupe: bool) -> None
             "exit_codes": [code, last],
             "identical": same,
         }
+        if local:
+            document["local"] = _alone(folder, settings, lines, more)
+    found = {}
+    if OUT.exists():
+        found = {
+            name: one for name, one in json.loads(OUT.read_text("utf-8")).items() if isinstance(one, dict)
+        }
+    found[f"{engine}-{task}"] = document
     OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+    OUT.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     click.echo(json.dumps(document, indent=1))
     sys.exit(0 if same and code == last == 0 else 1)
 

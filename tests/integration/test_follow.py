@@ -24,6 +24,7 @@ from redis import Redis
 
 from chaos.servers import Server
 from moodq_producer import AsyncClient, waiting
+from moodq_producer.pins import Pin, store_pins
 from moodq_producer.stream.files import FileSource
 from moodq_producer.stream.pump import Pump, Work
 from moodq_producer.stream.records import Reading
@@ -206,6 +207,20 @@ def test_killed_again_and_again_it_leaves_no_gap_and_doubles_have_the_same_id(
     follow.until(lambda: len({row["id"] for row in rows(out)}) >= len(written))
     assert follow.stop(signal.SIGINT) == 0, follow.told()
     assert_no_gap_and_doubles_by_id(rows(out), written)
+
+
+@on_valkey
+@pytest.mark.usefixtures("fake_worker")
+def test_a_pinned_label_is_given_to_the_lines_of_its_kind_and_told_as_such(
+    start_follow: StartFollow, tmp_path: Path, connection: Redis
+) -> None:
+    store_pins(connection, [Pin("sentiment", "disk <*> is full", "negative")])
+    append(tmp_path / "a.log", "disk 7 is full", "all is well")
+    follow = start_follow("a.log", "--from", "start")
+    follow.until(lambda: len(rows(follow.output)) == 2)
+    assert follow.stop() == 0, follow.told()
+    found = [(row["results"]["sentiment"]["label"], row.get("cached")) for row in rows(follow.output)]
+    assert found == [("negative", "pinned"), ("positive", None)]
 
 
 @on_valkey

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -162,6 +163,74 @@ def test_resuming_with_other_options_or_no_checkpoint_is_refused(redis_url: str,
     assert (code, "tasks: then ['other']" in errors) == (2, True)
 
 
+@pytest.mark.usefixtures("fake_worker")
+def test_an_unfinished_run_is_not_overwritten_nor_is_an_input(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "in.log").write_text("fine\n", "utf-8")
+    (tmp_path / "out.jsonl").write_text("work of hours\n", "utf-8")
+    (tmp_path / "out.jsonl.checkpoint").write_text("{}", "utf-8")
+    code, _, errors = moodq_tag(redis_url, tmp_path, "in.log", "-o", "out.jsonl")
+    assert (code, "--resume" in errors) == (2, True)
+    assert (tmp_path / "out.jsonl").read_text("utf-8") == "work of hours\n"
+    code, _, errors = moodq_tag(redis_url, tmp_path, "in.log", "-o", "./in.log")
+    assert (code, "both read and written" in errors) == (2, True)
+    assert (tmp_path / "in.log").read_text("utf-8") == "fine\n"
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_report_and_templates_of_a_resumed_run_are_of_the_whole_file(redis_url: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "in.log").write_text(some_lines(30_000) + "\n" + "x" * 9_000, "utf-8")
+    pages = ("--report", "r.html", "--templates", "t.csv", "--rejects", "bad.jsonl")
+    process = start(redis_url, tmp_path, "in.log", "-o", "out.jsonl", *pages)
+    mark = tmp_path / "out.jsonl.checkpoint"
+    deadline = time.monotonic() + 60
+    while not (mark.exists() and json.loads(mark.read_text("utf-8"))["rows"]):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, b"--resume" in errors) == (130, True)
+    assert not (tmp_path / "r.html").exists()
+    code, _, told = moodq_tag(redis_url, tmp_path, "in.log", "-o", "out.jsonl", *pages, "--resume")
+    assert code == 3, told
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "30,001 rows" in page
+    assert "text_too_long" in page
+    with (tmp_path / "t.csv").open(encoding="utf-8") as table:
+        rows = {row["template"]: int(row["rows"]) for row in csv.DictReader(table)}
+    assert rows == dict.fromkeys(
+        ("a bad day <*>", "all is well <*>", "很差 <*>", "太好了 <*>", "so so <*>"), 6_000
+    )
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_requests_of_a_batch_file_are_answered_in_kind(redis_url: str, tmp_path: Path) -> None:
+    def request(id: str, **body: Any) -> str:
+        return json.dumps({"custom_id": id, "method": "POST", "url": "/v1/chat/completions", "body": body})
+
+    good = request("a", messages=[{"role": "user", "content": "a bad day"}], logprobs=True)
+    lines = [good, request("b"), request("c", messages=[{"role": "user", "content": " "}])]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines), "utf-8")
+    code, output, _ = moodq_tag(redis_url, tmp_path, "in.jsonl", "--format", "openai-batch")
+    found = [json.loads(line) for line in output.splitlines()]
+    assert code == 3
+    assert [(row["custom_id"], row["response"]["status_code"]) for row in found] == [
+        ("a", 200), ("line-2", 400), ("c", 400),
+    ]  # fmt: skip
+    assert found[0]["response"]["body"]["choices"][0]["message"]["content"] == "negative"
+    assert found[2]["error"]["code"] == "empty_text"
+
+
+@pytest.mark.usefixtures("fake_worker")
+def test_a_kept_column_that_is_no_utf8_leaves_a_file_of_json(redis_url: str, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes(b"id,text\n\xff,fine\n")
+    (tmp_path / "in.jsonl").write_bytes(b'{"id": "\\ud800", "text": "fine"}\n{"id": NaN, "text": "x"}\n')
+    for name in ("in.csv", "in.jsonl"):
+        moodq_tag(redis_url, tmp_path, name, "--columns", "id", "-o", "out.jsonl")
+        assert records(tmp_path / "out.jsonl")[0]["columns"]["id"] in ("\udcff", "\ud800")
+
+
 def test_without_a_worker_it_says_so_at_once_and_how_to_start_one(redis_url: str, tmp_path: Path) -> None:
     (tmp_path / "in.log").write_text("fine\n", "utf-8")
     began = time.monotonic()
@@ -182,3 +251,23 @@ def test_local_starts_a_worker_for_the_run_and_stops_it(redis_url: str, tmp_path
     assert process.returncode == 0, errors.decode()
     assert len(output.splitlines()) == 50
     assert moodq_tag(redis_url, tmp_path, "in.log")[0] == 4  # nobody works any more
+
+
+def test_what_local_started_ends_with_a_run_that_is_killed(
+    redis_url: str, connection: Redis, tmp_path: Path
+) -> None:
+    (tmp_path / "in.log").write_text("[[sleep 3]]\n", "utf-8")
+    process = start(
+        redis_url, tmp_path, "in.log", "--local", "-o", "out.jsonl",
+        MOODQ_ENGINE="fake", MOODQ_METRICS_PORT="0", MOODQ_DATA_DIR=str(tmp_path / "data"),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not connection.zcard("rq:wip:bulk"):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    while connection.smembers("rq:workers"):
+        assert time.monotonic() < deadline, "the worker lives on"
+        time.sleep(0.1)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moodq_config.errors import ConfigError
-from moodq_producer.bulk.rows import Columns, Position, Row, expand, format_of, read_rows
+from moodq_producer.bulk.files import Position, expand
+from moodq_producer.bulk.output import _line
+from moodq_producer.bulk.rows import Columns, Row, format_of, read_rows
 
 TEXTS = ["很好吃，下次再来", 'He said "fine", twice', "a\ttab", "last"]
 
@@ -98,6 +102,41 @@ def test_a_table_without_the_column_is_refused_naming_those_it_has(tmp_path: Pat
     path = written(tmp_path / "a.csv", "review,stars\ngood,5\n")
     with pytest.raises(ConfigError, match=r"'text'.*review, stars.*--text-column"):
         rows_of(path)
+
+
+def test_kept_columns_are_such_as_json_can_hold(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    rows = [{"text": "x", "at": datetime(2026, 1, 2, 3), "score": float("nan")}]
+    parquet.write_table(arrow.Table.from_pylist(rows), path)
+    [row] = rows_of(path, kept=("at", "score"))
+    assert json.loads(_line(row.kept)) == {"at": "2026-01-02T03:00:00", "score": None}
+
+
+@pytest.mark.parametrize("name", ["a.log.gz", "a.csv.gz", "a.csv.zst"])
+@pytest.mark.parametrize("harm", ["cut", "changed"])
+def test_a_file_that_is_cut_short_or_broken_is_told_by_name(tmp_path: Path, name: str, harm: str) -> None:
+    plain = b"text\n" + os.urandom(50_000).hex().encode() + b"\n"
+    if name.endswith(".gz"):
+        packed = gzip.compress(plain)
+    else:
+        zstandard = pytest.importorskip("zstandard")
+        packed = zstandard.ZstdCompressor(write_checksum=True).compress(plain)
+    harmed = packed[:-2_000] if harm == "cut" else packed[:100] + b"\xff" * 500 + packed[600:]
+    with pytest.raises(ConfigError, match=rf"{name} cannot be read"):
+        rows_of(written(tmp_path / name, harmed))
+
+
+def test_a_zst_file_of_several_frames_is_read_to_its_end(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    lines = [f"{number} {os.urandom(40).hex()}" for number in range(5_000)]
+    frames = [
+        zstandard.compress("\n".join(lines[start : start + 500]).encode() + b"\n")
+        for start in range(0, 5_000, 500)
+    ]
+    assert [row.text for row in rows_of(written(tmp_path / "a.log.zst", b"".join(frames)))] == lines
 
 
 def test_globs_are_sorted_and_a_pattern_without_files_is_refused(tmp_path: Path) -> None:

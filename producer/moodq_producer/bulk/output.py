@@ -110,6 +110,17 @@ def checkpoint_path(output: Path) -> Path:
     return output.with_name(output.name + SUFFIX)
 
 
+def new_checkpoint(output: Path | None, terms: dict[str, Any]) -> Checkpoint:
+    """Raises ``ConfigError`` when the output is of a run that can be gone on with: that work is not thrown
+    away by a forgotten option."""
+    if output is not None and checkpoint_path(output).exists():
+        raise ConfigError(
+            f"{output} is of a run that was not finished; go on with it with --resume, or delete "
+            f"{checkpoint_path(output)} to start anew"
+        )
+    return Checkpoint(terms=terms)
+
+
 def read_checkpoint(output: Path, terms: dict[str, Any]) -> Checkpoint:
     """Raises ``ConfigError`` when there is none, it cannot be read, or it is of a run on other ``terms``."""
     path = checkpoint_path(output)
@@ -117,15 +128,17 @@ def read_checkpoint(output: Path, terms: dict[str, Any]) -> Checkpoint:
         found = Checkpoint(**json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         state = "the run was complete" if output.exists() else "there is no such output"
-        raise ConfigError(f"{path} is not there: {state}; leave --resume out to start anew") from None
+        raise ConfigError(f"{path} is not there: {state}; leave --resume out to start one") from None
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); leave --resume out to start anew") from None
+        raise ConfigError(f"{path} cannot be read ({error}); delete it to start anew") from None
     changed = [name for name in terms if found.terms.get(name) != terms[name]]
     if changed:
         told = "; ".join(f"{name}: then {found.terms.get(name)!r}, now {terms[name]!r}" for name in changed)
-        raise ConfigError(f"--resume needs the options of the run it goes on with; {told}")
+        raise ConfigError(
+            f"--resume needs the options of the run it goes on with; {told}; delete {path} to start anew"
+        )
     if not output.exists() or output.stat().st_size < found.bytes:
-        raise ConfigError(f"{output} has lost what its checkpoint counts; leave --resume out to start anew")
+        raise ConfigError(f"{output} has lost what its checkpoint counts; delete {path} to start anew")
     return found
 
 
@@ -138,4 +151,11 @@ def _cut(path: Path, size: int) -> IO[bytes]:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False, separators=(", ", ": ")).encode() + b"\n"
+    """A kept column may hold what a text may not: a lone surrogate is written as JSON's escape of it."""
+    text = json.dumps(record, ensure_ascii=False, separators=(", ", ": "), default=_plain)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def _plain(value: Any) -> str:
+    """What a Parquet column may hold beside JSON's own: times, decimals, bytes."""
+    return str(value.isoformat()) if hasattr(value, "isoformat") else str(value)

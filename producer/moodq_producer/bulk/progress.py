@@ -8,7 +8,7 @@ from collections import Counter
 from types import TracebackType
 
 from moodq_config.contracts import LabelScores, Result
-from moodq_producer.bulk.rows import Position
+from moodq_producer.bulk.files import Position
 
 LINE_EVERY_S = 10.0
 

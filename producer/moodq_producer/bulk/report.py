@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import heapq
 import io
-import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from moodq_config.contracts import LabelScores, Result
+from moodq_config.contracts import LabelScores
 from moodq_config.errors import ConfigError, ErrorCode
+from moodq_producer.bulk.times import coarser, hour_of_line, hour_of_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,15 +26,8 @@ STEPS = 256
 EXAMPLES = 15
 SHOWN_CHARS = 300
 BINS = 20
-#: Where a log line's time stands: at its beginning, maybe in brackets.
-_STAMP = re.compile(
-    r"^\W{0,2}("
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d|"
-    r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d|"
-    r"[A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d \d{4}|"
-    r"[A-Z][a-z]{2} +\d{1,2} \d\d:\d\d:\d\d)"
-)
-_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y/%m/%d %H:%M:%S", "%a %b %d %H:%M:%S %Y", "%b %d %H:%M:%S")
+#: Times that are told apart; with more, days are counted instead of hours, then months.
+MAX_TIMES = 1_000
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -49,57 +41,78 @@ figure svg { max-width: 100%; height: auto; }
 
 @dataclass(slots=True)
 class _Step:
-    """Rows that follow each other: counts by label, and when the last was written."""
+    """Rows that follow each other: counts by label, how many this process wrote, and when the last."""
 
     rows: int = 0
+    fresh: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     ended_s: float = 0.0
 
 
 class Report:
-    """``add`` every row, then ``page``. ``task`` is the label task it is about.
+    """``add`` every row, then ``page``. ``task`` is the label task it is about; ``time_column`` the kept
+    column that has a row's time, else a text may begin with it.
 
     Raises ``ConfigError`` without matplotlib.
     """
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, time_column: str | None = None) -> None:
         try:
+            import dateutil  # noqa: F401
             import matplotlib  # noqa: F401
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
             raise ConfigError(
-                "--report needs matplotlib; install it with: pip install 'moodq[eval]'",
+                f"--report needs {error.name}; install it with: pip install 'moodq[eval]'",
                 code=ErrorCode.NOT_INSTALLED,
             ) from None
         self._task = task
+        self._time_column = time_column
         self._began = time.monotonic()
         self._steps = [_Step()]
         self._per_step = 1
         self._times: Counter[tuple[str, str]] = Counter()
+        self._hours: set[str] = set()
+        self._coarse = 0
         self._confidence = [0] * BINS
         self._total: Counter[str] = Counter()
         self._codes: Counter[str] = Counter()
-        self._negative: list[tuple[float, int, str]] = []
-        self._uncertain: list[tuple[float, int, str]] = []
+        self._negative: list[tuple[float, int, str, str]] = []
+        self._uncertain: list[tuple[float, int, str, str]] = []
         self._rows = 0
 
-    def add(self, line: int, text: str, result: Result) -> None:
+    def add(
+        self,
+        where: str,
+        text: str,
+        labels: Mapping[str, LabelScores],
+        *,
+        code: str | None = None,
+        kept: Mapping[str, Any] | None = None,
+        fresh: bool = True,
+    ) -> None:
+        """One row: ``where`` it stands, its labels by task, or the code of its error. ``fresh``: written just
+        now, not by the run that is gone on with."""
         self._rows += 1
-        found = result.results.get(self._task)
+        found = labels.get(self._task)
         step = self._step()
         step.rows += 1
+        step.fresh += fresh
         step.ended_s = time.monotonic() - self._began
-        if result.error is not None:
-            self._codes[result.error.code] += 1
-        if not isinstance(found, LabelScores):
+        if code is not None:
+            self._codes[code] += 1
+        if found is None:
             return
         step.labels[found.label] += 1
         self._total[found.label] += 1
         self._confidence[min(BINS - 1, int(found.probability * BINS))] += 1
-        if (hour := _hour(text)) is not None:
-            self._times[hour, found.label] += 1
+        column = self._time_column
+        hour = hour_of_line(text) if column is None else hour_of_value((kept or {}).get(column))
+        if hour is not None:
+            self._count_time(hour, found.label)
+        shown = text[:SHOWN_CHARS]
         if "negative" in found.scores:
-            _keep(self._negative, (found.scores["negative"], -line, text[:SHOWN_CHARS]))
-        _keep(self._uncertain, (-found.probability, -line, text[:SHOWN_CHARS]))
+            _keep(self._negative, (found.scores["negative"], -self._rows, where, shown))
+        _keep(self._uncertain, (-found.probability, -self._rows, where, shown))
 
     def page(self, title: str) -> str:
         labels = [label for label, _ in self._total.most_common()]
@@ -115,7 +128,7 @@ class Report:
             _svg("How certain", self._certain),
             _svg("Rows a second", self._speed),
         ]
-        if len({hour for hour, _ in self._times}) > 1:
+        if len(self._hours) > 1:
             parts.append(_svg("Labels over time", lambda axes: self._over_time(axes, labels)))
         parts += [
             _examples("Most negative", self._negative, sign=1) if self._negative else "",
@@ -133,6 +146,18 @@ class Report:
         self._steps.append(_Step())
         return self._steps[-1]
 
+    def _count_time(self, hour: str, label: str) -> None:
+        for _ in range(self._coarse):
+            hour = coarser(hour) or hour
+        self._times[hour, label] += 1
+        self._hours.add(hour)
+        while len(self._hours) > MAX_TIMES and self._coarse < 3:
+            self._coarse += 1
+            times: Counter[tuple[str, str]] = Counter()
+            for (fine, name), count in self._times.items():
+                times[coarser(fine) or fine, name] += count
+            self._times, self._hours = times, {coarse for coarse, _ in times}
+
     def _mix(self, axes: Axes, labels: list[str]) -> None:
         ends, rows = [], 0
         for step in self._steps:
@@ -145,7 +170,7 @@ class Report:
         axes.set(xlabel="row", ylabel="share", ylim=(0, 1))
 
     def _over_time(self, axes: Axes, labels: list[str]) -> None:
-        hours = sorted({hour for hour, _ in self._times})
+        hours = sorted(self._hours)
         bottom = [0] * len(hours)
         for label in labels:
             counts = [self._times[hour, label] for hour in hours]
@@ -156,7 +181,7 @@ class Report:
             list(marks), [hours[mark] for mark in marks], rotation=30, ha="right", fontsize="small"
         )
         axes.legend(fontsize="small")
-        axes.set(ylabel="rows an hour")
+        axes.set(ylabel=f"rows a {('hour', 'day', 'month', 'year')[self._coarse]}")
 
     def _certain(self, axes: Axes) -> None:
         axes.bar([index / BINS for index in range(BINS)], self._confidence, width=1 / BINS, align="edge")
@@ -165,43 +190,25 @@ class Report:
     def _speed(self, axes: Axes) -> None:
         times, speeds, before = [], [], 0.0
         for step in self._steps:
-            times.append(step.ended_s)
-            speeds.append(step.rows / max(1e-3, step.ended_s - before))
+            if step.fresh:
+                times.append(step.ended_s)
+                speeds.append(step.fresh / max(1e-3, step.ended_s - before))
             before = step.ended_s
         axes.plot(times, speeds)
         axes.set(xlabel="seconds", ylabel="rows a second", ylim=(0, None))
 
 
 def _joined(first: _Step, second: _Step) -> _Step:
-    return _Step(first.rows + second.rows, first.labels + second.labels, second.ended_s)
+    return _Step(
+        first.rows + second.rows, first.fresh + second.fresh, first.labels + second.labels, second.ended_s
+    )
 
 
-def _keep(heap: list[tuple[float, int, str]], one: tuple[float, int, str]) -> None:
+def _keep(heap: list[tuple[float, int, str, str]], one: tuple[float, int, str, str]) -> None:
     if len(heap) < EXAMPLES:
         heapq.heappush(heap, one)
     elif one > heap[0]:
         heapq.heapreplace(heap, one)
-
-
-def _hour(text: str) -> str | None:
-    """The hour a log line begins with, as it sorts; a line without a year counts as of none."""
-    found = _STAMP.match(text)
-    if found is None:
-        return None
-    stamp = (
-        " ".join(found[1].replace("T", " ", 1).split())
-        if found[1][0].isdigit()
-        else " ".join(found[1].split())
-    )
-    for form in _FORMATS:
-        # A leap year, so that 29 February is a day also where no year is told.
-        dated = (stamp, form) if "%Y" in form else (f"2000 {stamp}", f"%Y {form}")
-        try:
-            moment = datetime.strptime(*dated)
-        except ValueError:
-            continue
-        return f"{moment:%Y-%m-%d %Hh}" if "%Y" in form else f"{moment:%m-%d %Hh}"
-    return None
 
 
 def _counts(head: str, counts: Counter[str], rows: int) -> str:
@@ -212,10 +219,10 @@ def _counts(head: str, counts: Counter[str], rows: int) -> str:
     return f"<table><tr><th>{escape(head)}</th><th>rows</th><th>share</th></tr>{body}</table>"
 
 
-def _examples(head: str, heap: list[tuple[float, int, str]], *, sign: int) -> str:
+def _examples(head: str, heap: list[tuple[float, int, str, str]], *, sign: int) -> str:
     body = "".join(
-        f"<tr><td>{sign * score:.3f}</td><td>{-line}</td><td>{escape(text)}</td></tr>"
-        for score, line, text in sorted(heap, reverse=True)
+        f"<tr><td>{sign * score:.3f}</td><td>{escape(where)}</td><td>{escape(text)}</td></tr>"
+        for score, _, where, text in sorted(heap, reverse=True)
     )
     return (
         f"<h2>{escape(head)}</h2><table><tr><th>probability</th><th>line</th><th>text</th></tr>{body}</table>"

@@ -7,21 +7,19 @@ that holds no text is told as such and does not end the run.
 from __future__ import annotations
 
 import csv
-import glob
-import gzip
 import io
 import json
-import sys
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 from moodq_config.errors import BadInput, ConfigError, ErrorCode
+from moodq_producer.bulk.files import STDIN, Position, open_file
+from moodq_producer.bulk.openai_batch import read_request
 
-Format = Literal["lines", "jsonl", "csv", "tsv", "parquet"]
-STDIN = "-"
+Format = Literal["lines", "jsonl", "csv", "tsv", "parquet", "openai-batch"]
 #: Characters one field of a CSV file may have; a text has fewer.
 MAX_FIELD_CHARS = 4_000_000
 _SUFFIXES: dict[str, Format] = {
@@ -52,46 +50,6 @@ class Columns:
 
     text: str
     kept: tuple[str, ...] = ()
-
-
-class Position:
-    """How far the reading has come, in bytes of the files as they lie on disk; ``total``: None for a pipe."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self.total = None if STDIN in paths else sum(Path(path).stat().st_size for path in paths)
-        self._before = 0
-        self._raw: IO[bytes] | None = None
-
-    @property
-    def done(self) -> int:
-        try:
-            return self._before + (self._raw.tell() if self._raw is not None and self._raw.seekable() else 0)
-        except ValueError:  # closed by now
-            return self._before
-
-    def enter(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-
-    def leave(self, path: str) -> None:
-        self._raw = None
-        self._before += Path(path).stat().st_size if path != STDIN else 0
-
-
-def expand(patterns: Sequence[str]) -> list[str]:
-    """The files that ``patterns`` name, in their order, those of one pattern sorted.
-
-    Raises ``ConfigError`` for a pattern that matches nothing.
-    """
-    paths: list[str] = []
-    for pattern in patterns:
-        if pattern == STDIN or Path(pattern).is_file():
-            paths.append(pattern)
-            continue
-        found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
-        if not found:
-            raise ConfigError(f"{pattern}: no such file; name files, globs, or - for standard input")
-        paths += found
-    return paths
 
 
 def format_of(path: str) -> Format:
@@ -132,7 +90,7 @@ def _read_jsonl(path: str, columns: Columns, position: Position) -> Iterator[_Fo
         if not line.strip():
             continue
         try:
-            row = json.loads(_decoded(line, number))
+            row = json.loads(_decoded(line, number), parse_constant=_no_constant)
             if not isinstance(row, dict):
                 raise _bad(f"line {number} is not a JSON object")
             yield number, _text_of(row, columns, number), _kept(row, columns), None
@@ -142,9 +100,20 @@ def _read_jsonl(path: str, columns: Columns, position: Position) -> Iterator[_Fo
             yield number, "", {}, error
 
 
+def _read_openai_batch(path: str, columns: Columns, position: Position) -> Iterator[_Found]:
+    for number, line in _numbered(path, position):
+        if not line.strip():
+            continue
+        try:
+            text, asked = read_request(_decoded(line, number), number)
+            yield number, _text_of({columns.text: text}, columns, number), asked, None
+        except BadInput as error:
+            yield number, "", {}, error
+
+
 def _read_table(path: str, columns: Columns, position: Position, delimiter: str) -> Iterator[_Found]:
     csv.field_size_limit(MAX_FIELD_CHARS)
-    with _open(path, position) as raw:
+    with open_file(path, position) as raw:
         text = io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="")
         reader: csv.DictReader[str] = (
             csv.DictReader(text)
@@ -200,37 +169,13 @@ _READERS: dict[Format, Callable[[str, Columns, Position], Iterator[_Found]]] = {
     "csv": _read_csv,
     "tsv": _read_tsv,
     "parquet": _read_parquet,
+    "openai-batch": _read_openai_batch,
 }
 
 
-@contextmanager
-def _open(path: str, position: Position) -> Iterator[IO[bytes]]:
-    """The file's bytes, uncompressed."""
-    with ExitStack() as opened:
-        raw = sys.stdin.buffer if path == STDIN else opened.enter_context(Path(path).open("rb"))
-        position.enter(raw)
-        if path.endswith(".gz"):
-            yield cast("IO[bytes]", opened.enter_context(gzip.open(raw)))
-        elif path.endswith(".zst"):
-            try:
-                import zstandard
-            except ModuleNotFoundError:
-                raise ConfigError(
-                    f"{path}: reading .zst needs zstandard; install it with: pip install 'moodq[zst]'",
-                    code=ErrorCode.NOT_INSTALLED,
-                ) from None
-            unpacked = opened.enter_context(zstandard.ZstdDecompressor().stream_reader(raw))
-            yield cast("IO[bytes]", opened.enter_context(io.BufferedReader(unpacked)))
-        else:
-            yield raw
-
-
 def _numbered(path: str, position: Position) -> Iterator[tuple[int, bytes]]:
-    try:
-        with _open(path, position) as lines:
-            yield from enumerate(lines, 1)
-    except (OSError, EOFError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
+    with open_file(path, position) as lines:
+        yield from enumerate(lines, 1)
 
 
 def _decoded(line: bytes, number: int) -> str:
@@ -256,7 +201,16 @@ def _text_of(row: dict[str, Any], columns: Columns, line: int) -> str:
 
 
 def _kept(row: dict[str, Any], columns: Columns) -> dict[str, Any]:
-    return {name: row.get(name) for name in columns.kept}
+    """Columns as they go into the output; what JSON has no number for is null."""
+    kept = {name: row.get(name) for name in columns.kept}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in kept.items()
+    }
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _must_have(path: str, names: Sequence[str], columns: Columns) -> None:

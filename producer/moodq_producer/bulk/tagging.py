@@ -17,7 +17,7 @@ from moodq_producer.screen import bad_input_result
 
 #: Items of one job.
 CHUNK = 100
-#: Rows that are read and sent before results are looked at again.
+#: Rows that are read and sent before results are looked at again, and how many sent ones wait for that.
 ROWS_AT_ONCE = 1_000
 #: Rows between the first whose result is missing and the last that was sent.
 WINDOW = 10_000
@@ -63,6 +63,7 @@ class Tagging:
     def __init__(self, client: Client, rows: Iterable[Row], plan: Plan) -> None:
         self._client = client
         self._plan = plan
+        self._prefix = client.settings.id_prefix
         self._rows = self._chosen(rows)
         self._underway: deque[_Underway] = deque()
         self._by_id: dict[str, _Underway] = {}
@@ -120,7 +121,9 @@ class Tagging:
         """What is to be sent for ``row``; None when its result is known, or comes with another's."""
         plan, one = self._plan, _Underway(row)
         self._underway.append(one)
-        id = f"{plan.run}-{row.number}"
+        # The content too: a file that was changed before its run was gone on with gets no old answer.
+        key = blake2b(row.text.encode(), digest_size=16)
+        id = f"{self._prefix}{plan.run}-{row.number}-{key.hexdigest()[:8]}"
         try:
             if row.error is not None:
                 raise row.error
@@ -129,14 +132,13 @@ class Tagging:
             one.result = bad_input_result(id, str(error.code), error.message)
             self._ended(one)
             return None
-        if plan.dedupe and self._joins(one):
+        if plan.dedupe and self._joins(one, key.digest()):
             return None
         self._by_id[id] = one
         return item
 
-    def _joins(self, one: _Underway) -> bool:
+    def _joins(self, one: _Underway, key: bytes) -> bool:
         """Whether an equal text is under way or done; ``one`` then shares its result."""
-        key = blake2b(one.row.text.encode(), digest_size=16).digest()
         first = self._first.get(key)
         if first is None:
             self._first[key] = one
