@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+#: The label of a text that a task with a threshold does not decide.
+UNCERTAIN = "uncertain"
+
 
 class Reading(BaseModel):
     """Part of a result: a reader ignores fields that a newer worker may add."""
@@ -18,12 +21,25 @@ class Reading(BaseModel):
 
 
 class LabelScores(Reading):
-    """The label chosen. ``scores`` maps every label of the task (or of the request) to its probability; they
-    sum to 1."""
+    """The label chosen: the most probable one, or ``uncertain`` where that is below the task's threshold;
+    ``probability`` is the most probable one's. ``scores`` maps every label of the task (or of the request) to
+    its probability; they sum to 1."""
 
     label: str
     probability: float
     scores: dict[str, float]
+
+    @classmethod
+    def of(cls, scores: dict[str, float], threshold: float = 0.0) -> LabelScores:
+        """What is said of a text whose labels have these probabilities."""
+        best = max(scores, key=scores.__getitem__)
+        label = UNCERTAIN if scores[best] < threshold else best
+        return cls(label=label, probability=scores[best], scores=scores)
+
+    @property
+    def best(self) -> str:
+        """The most probable label, however uncertain."""
+        return max(self.scores, key=self.scores.__getitem__)
 
     @property
     def finite(self) -> bool:

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from moodq_config.answers import UNCERTAIN
 from moodq_config.contracts import MAX_LABELS, RequestLabel, TaskName
 
 Lang = Literal["zh", "en"]
@@ -48,8 +49,9 @@ class LabelPrompt(_Frozen):
     """``words`` maps each label to what the model would say for it in this language.
 
     ``bias`` is added to a label's log-probability before they are normalised: it corrects a model that
-    leans to one side. ``user`` must hold ``{text}`` once. ``ask`` is what the answer of a ``text_first`` task
-    begins with, before the word: short, for it is computed for every text.
+    leans to one side. The sum is divided by ``temperature``: above 1 for a model that is surer than it is
+    right. ``user`` must hold ``{text}`` once. ``ask`` is what the answer of a ``text_first`` task begins
+    with, before the word: short, for it is computed for every text.
     """
 
     system: NonEmpty
@@ -57,6 +59,7 @@ class LabelPrompt(_Frozen):
     ask: Short | None = None
     words: dict[Label, NonEmpty]
     bias: dict[Label, FiniteFloat] = Field(default_factory=dict)
+    temperature: FiniteFloat = Field(1.0, ge=0.01, le=100.0)
     examples: tuple[LabelExample, ...] = ()
 
 
@@ -69,6 +72,8 @@ class LabelTask(_Frozen):
 
     ``cache``: ``exact`` answers the same text again from Redis; ``template`` also a text that differs only in
     numbers, addresses, ids and dates, as log lines do; ``off`` neither.
+
+    A text whose most probable label is less probable than ``threshold`` gets the label ``uncertain``.
     """
 
     name: TaskName
@@ -77,11 +82,14 @@ class LabelTask(_Frozen):
     layout: Literal["instruction_first", "text_first"] = "instruction_first"
     cache: Cache = "exact"
     labels: tuple[Label, ...] = Field(min_length=2, max_length=64)
+    threshold: FiniteFloat = Field(0.0, ge=0.0, le=1.0)
     prompt: dict[Lang, LabelPrompt]
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelTask:
         _every_language(self.prompt)
+        if self.threshold and UNCERTAIN in self.labels:
+            raise ValueError(f"threshold gives the label {UNCERTAIN!r}, so no label may be named so")
         for lang, prompt in self.prompt.items():
             _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
             if (self.layout == "text_first") != (prompt.ask is not None):

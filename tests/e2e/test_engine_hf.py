@@ -67,10 +67,16 @@ def engine(model_files: ModelFiles) -> HfEngine:
 
 
 def _with_long_words(tasks: TaskSet) -> TaskSet:
-    """The shipped tasks and one whose label words are several tokens, of different lengths."""
+    """The shipped tasks and one whose label words are several tokens, of different lengths, calibrated."""
     sentiment = tasks.label_task("sentiment")
     prompt = {
-        lang: shipped.model_copy(update={"words": {"positive": words[0], "negative": words[1]}})
+        lang: shipped.model_copy(
+            update={
+                "words": {"positive": words[0], "negative": words[1]},
+                "bias": {"negative": 0.7},
+                "temperature": 1.8,
+            }
+        )
         for (lang, shipped), words in zip(
             sentiment.prompt.items(),
             [("非常令人满意", "糟糕透顶的体验"), ("very satisfied", "quite disappointed")],
@@ -105,7 +111,7 @@ def _word_probabilities(engine: HfEngine, task: LabelTask, lang: Lang, ids: list
             sum(float(logprobs[len(ids) + step - 1, token]) for step, token in enumerate(word))
             + prompt.bias.get(label, 0.0)
         )
-    chosen = torch.softmax(torch.tensor(totals), dim=-1).tolist()
+    chosen = torch.softmax(torch.tensor(totals) / prompt.temperature, dim=-1).tolist()
     return dict(zip(task.labels, chosen, strict=True))
 
 

@@ -346,6 +346,14 @@ def test_a_result_survives_the_way_through_json() -> None:
         Result.model_validate_json(result.model_dump_json().replace('"v":1', '"v":2'))
 
 
+def test_a_label_below_the_threshold_is_uncertain_and_its_scores_still_tell_the_best() -> None:
+    scores = {"a": 0.3, "b": 0.5, "c": 0.2}
+    assert LabelScores.of(scores) == LabelScores(label="b", probability=0.5, scores=scores)
+    assert LabelScores.of(scores, threshold=0.5).label == "b"
+    unsure = LabelScores.of(scores, threshold=0.51)
+    assert (unsure.label, unsure.probability, unsure.best) == ("uncertain", 0.5, "b")
+
+
 def test_a_deadline_is_a_moment_with_its_offset() -> None:
     limits = ItemLimits(max_text_chars=100)
     raw = {"text": "x", "tasks": ["sentiment"]}

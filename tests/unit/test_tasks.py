@@ -69,6 +69,16 @@ def test_tasks_that_ask_after_the_text_are_computed_together_and_others_alone(tm
     assert tasks.computed_with("sentiment", names) == ("sentiment",)
 
 
+def test_calibration_is_part_of_a_task(tmp_path: Path) -> None:
+    text = SPAM.replace("labels =", "threshold = 0.7\nlabels =").replace(
+        'system = "Judge"', 'system = "Judge", bias = { spam = -0.5 }, temperature = 2.5'
+    )
+    spam = load_tasks(overlay(tmp_path, text)).label_task("spam")
+    assert spam.threshold == 0.7
+    assert spam.prompt["en"].temperature == 2.5
+    assert (spam.prompt["zh"].temperature, load_tasks().label_task("sentiment").threshold) == (1.0, 0.0)
+
+
 def test_the_revision_changes_with_any_edit_and_with_nothing_else(tmp_path: Path) -> None:
     first = load_tasks(overlay(tmp_path, SPAM)).revision
     assert load_tasks(overlay(tmp_path, SPAM)).revision == first
@@ -102,6 +112,18 @@ BROKEN = {
     "a bias that is no number": (
         SPAM.replace('system = "判断"', 'system = "a", bias = { spam = nan }'),
         "tasks.spam.prompt.zh.bias.spam",
+    ),
+    "a temperature of nothing": (
+        SPAM.replace('system = "判断"', 'system = "a", temperature = 0.0'),
+        "tasks.spam.prompt.zh.temperature",
+    ),
+    "a threshold that is no probability": (
+        SPAM.replace("labels =", "threshold = 1.5\nlabels ="),
+        "tasks.spam.threshold",
+    ),
+    "a label that the threshold gives": (
+        SPAM.replace("labels =", "threshold = 0.5\nlabels =").replace("ham", "uncertain"),
+        "'uncertain'",
     ),
     "an example with no such label": (
         SPAM.replace('system = "判断"', 'system = "a", examples = [{ text = "x", label = "eggs" }]'),

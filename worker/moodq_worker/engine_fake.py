@@ -202,7 +202,7 @@ def _judgement(task: Task, text: str, choices: tuple[str, ...]) -> Judgement:
     if isinstance(task, ChooseTask):
         return _label(choices, text, next((label for label in choices if label in text), choices[0]))
     assert isinstance(task, LabelTask)  # noqa: S101 - the loop asks ``rerank`` for the others
-    return _label(task.labels, text)
+    return LabelScores.of(_label(task.labels, text).scores, task.threshold)
 
 
 def _label(labels: tuple[str, ...], text: str, chosen: str | None = None) -> LabelScores:

@@ -186,7 +186,7 @@ class Item:
 
     def steering_label(self, task: GenerateTask) -> str | None:
         found = self.scores.get(task.after) if task.after else None
-        return found.label if isinstance(found, LabelScores) else None
+        return found.best if isinstance(found, LabelScores) else None
 
     @property
     def results(self) -> dict[str, Answer]:

@@ -95,12 +95,13 @@ class ResultCache:
             case LabelScores():
                 # The labels of a ``choose`` task came with the request and are part of the key.
                 labels = set(found.labels) if isinstance(found, LabelTask) else set(answer.scores)
+                threshold = found.threshold if isinstance(found, LabelTask) else 0.0
                 return (
                     isinstance(found, LabelTask | ChooseTask)
                     and set(answer.scores) == labels
-                    and answer.label in answer.scores
-                    and answer.probability == answer.scores[answer.label]
                     and _probabilities(answer.scores.values())
+                    and answer.scores != {}
+                    and answer == LabelScores.of(answer.scores, threshold)
                 )
             case LabelSet():
                 return (

@@ -34,6 +34,7 @@ class LabelHead:
     rows: torch.Tensor  # [labels, hidden] of the output matrix, for each word's first token
     suffix: tuple[int, ...]
     ask: Branch = ()
+    temperature: float = 1.0  # divides the sum of log-probability and bias
 
     @property
     def branches(self) -> tuple[Branch, ...]:
@@ -93,7 +94,8 @@ def score_labels(
         count = len(head.branches)
         starts = layout.starts[first : first + count]
         logprobs = _head_logprobs(model, head, starts, at_end, branched)
-        probabilities = torch.softmax(logprobs + head.bias.to(logprobs.device), dim=-1).tolist()
+        odds = (logprobs + head.bias.to(logprobs.device)) / head.temperature
+        probabilities = torch.softmax(odds, dim=-1).tolist()
         by_head.append([_scores(head.labels, row) for row in probabilities])
         first += count
     return [list(scores) for scores in zip(*by_head, strict=True)]
@@ -163,9 +165,4 @@ def _head_logprobs(
 
 
 def _scores(labels: tuple[str, ...], probabilities: list[float]) -> LabelScores:
-    best = max(range(len(labels)), key=probabilities.__getitem__)
-    return LabelScores(
-        label=labels[best],
-        probability=probabilities[best],
-        scores=dict(zip(labels, probabilities, strict=True)),
-    )
+    return LabelScores.of(dict(zip(labels, probabilities, strict=True)))

@@ -127,7 +127,7 @@ class PromptBook:
         if isinstance(task, ScoreTask):
             odds = found[0].scores
             return Score(score=sum(value * odds[label] for label, value in task.values.items()), scores=odds)
-        return found[0]
+        return LabelScores.of(found[0].scores, task.threshold) if isinstance(task, LabelTask) else found[0]
 
     def _make_judging(self, task: Task, lang: Lang) -> Judging:
         if isinstance(task, RerankTask):
@@ -145,7 +145,8 @@ class PromptBook:
         prefix, suffix = self._texts.prompt(turns, prompt.user, "{text}")
         words = [self._texts.own(prompt.words[label]) for label in labels]
         bias = [prompt.bias.get(label, 0.0) for label in labels]
-        return Judging(prefix, (self._head(labels, words, suffix, bias, self._texts.own(prompt.ask or "")),))
+        ask = self._texts.own(prompt.ask or "")
+        return Judging(prefix, (self._head(labels, words, suffix, bias, ask, prompt.temperature),))
 
     def _multilabel(self, task: MultilabelTask, lang: Lang) -> Judging:
         prompt = task.prompt[lang]
@@ -189,6 +190,7 @@ class PromptBook:
         suffix: Tokens,
         bias: Sequence[float] = (),
         ask: Tokens = (),
+        temperature: float = 1.0,
     ) -> LabelHead:
         return LabelHead(
             labels=labels,
@@ -197,6 +199,7 @@ class PromptBook:
             rows=self._output[[word[0] for word in words]].float().to(self._device),
             suffix=suffix,
             ask=ask,
+            temperature=temperature,
         )
 
 
