@@ -41,7 +41,9 @@ def test_json_tells_every_figure_by_language(data: Path) -> None:
     assert way["parts"]["en"]["accuracy"]["value"] == pytest.approx(2 / 3, abs=1e-4)
     assert way["parts"]["en"]["confusion"] == [[1, 1], [0, 1]]
     assert way["parts"]["all"]["texts"] == 5
-    assert {"ece", "f1", "reliability", "at_coverage", "balanced_accuracy"} <= set(way["parts"]["all"])
+    assert {"ece", "f1", "reliability", "at_coverage", "balanced_accuracy", "log_loss"} <= set(
+        way["parts"]["all"]
+    )
     assert document["data"] == ["mine.tsv"]
 
 
@@ -69,6 +71,9 @@ def test_the_report_is_one_page_that_asks_for_nothing_else(data: Path, tmp_path:
     assert page.count("<svg") == 6
     assert "src=" not in page
     assert "0.667" in page
+    # What a probability means, and what abstaining brings, as tables: for each language and for all texts.
+    assert page.count("<th>share right</th>") == 6
+    assert "0.9 to 1.0" in page
 
 
 def test_a_task_that_is_no_label_task_is_refused_naming_those_that_are(data: Path) -> None:

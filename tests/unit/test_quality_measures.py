@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from moodq_worker.quality.measures import (
+    LEAST,
     accuracy,
     at_coverage,
     balanced_accuracy,
@@ -14,6 +15,7 @@ from moodq_worker.quality.measures import (
     ece,
     f1_by_label,
     interval,
+    log_loss,
     reliability,
 )
 from moodq_worker.quality.predict import Predictions
@@ -49,6 +51,11 @@ def test_the_calibration_error_weighs_each_bin_by_its_texts() -> None:
     assert ece(FOUND) == pytest.approx((0.1 + 0.2 + 0.7 + 0.6) / 4)
     sure = predictions([0, 0], [1.0, 1.0])
     assert ece(sure) == 0.0
+
+
+def test_the_log_loss_is_what_the_right_labels_lack_and_has_an_end() -> None:
+    assert log_loss(FOUND) == pytest.approx(-np.log([0.9, 0.8, 0.3, 0.4]).mean())
+    assert log_loss(predictions([1], [1.0])) == pytest.approx(-np.log(LEAST))
 
 
 def test_half_of_the_texts_said_with_half_certainty_is_no_error() -> None:

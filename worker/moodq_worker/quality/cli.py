@@ -11,7 +11,7 @@ import click
 
 from moodq_config.errors import ConfigError
 from moodq_config.settings import Settings, load_settings
-from moodq_config.tasks import LabelTask, load_tasks
+from moodq_config.tasks import LabelTask, TaskSet, load_tasks
 
 if TYPE_CHECKING:
     from moodq_worker.quality.evaluate import Way
@@ -105,18 +105,7 @@ def _ways(
     for model in models:
         for precision in precisions:
             for path in (settings.tasks_file, *tasks_files):
-                tasks = load_tasks(path)
-                chosen = tasks.get(task)
-                if not isinstance(chosen, LabelTask):
-                    names = ", ".join(one.name for one in tasks.labels())
-                    raise click.BadParameter(
-                        f"{task!r} is not a label task; these are: {names}", param_hint="--task"
-                    )
-                if ways and chosen.labels != ways[0].task.labels:
-                    raise ConfigError(
-                        f"{path}: tasks.{task}.labels are {list(chosen.labels)}, those it is compared with "
-                        f"{list(ways[0].task.labels)}; only tasks of the same labels can be compared"
-                    )
+                tasks, chosen = label_task(path, task, ways[0].task if ways else None)
                 words = [
                     *([model] if len(models) > 1 else []),
                     *([precision] if len(precisions) > 1 else []),
@@ -125,6 +114,21 @@ def _ways(
                 changed = settings.model_copy(update={"model": model, "precision": precision})
                 ways.append(Way(" ".join(words) or task, changed, tasks, chosen))
     return ways
+
+
+def label_task(path: Path | None, name: str, first: LabelTask | None) -> tuple[TaskSet, LabelTask]:
+    """The tasks of a file and the one to judge, which must have the labels of ``first``, if there is one."""
+    tasks = load_tasks(path)
+    chosen = tasks.get(name)
+    if not isinstance(chosen, LabelTask):
+        names = ", ".join(one.name for one in tasks.labels())
+        raise click.BadParameter(f"{name!r} is not a label task; these are: {names}", param_hint="--task")
+    if first is not None and chosen.labels != first.labels:
+        raise ConfigError(
+            f"{path}: tasks.{name}.labels are {list(chosen.labels)}, those it is compared with "
+            f"{list(first.labels)}; only tasks of the same labels can be compared"
+        )
+    return tasks, chosen
 
 
 def _need_matplotlib() -> None:

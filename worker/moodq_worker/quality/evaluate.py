@@ -13,16 +13,9 @@ from moodq_config.settings import Settings
 from moodq_config.tasks import LANGS, LabelTask, TaskSet
 from moodq_worker.quality import measures
 from moodq_worker.quality.examples import Example
-from moodq_worker.quality.measures import Interval
 from moodq_worker.quality.predict import Predictions, predict
 from moodq_worker.wiring import build_engine
 
-#: What is told with an interval, and compared in pairs.
-FIGURES: dict[str, measures.Figure] = {
-    "accuracy": measures.accuracy,
-    "balanced_accuracy": measures.balanced_accuracy,
-    "ece": measures.ece,
-}
 ALL = "all"
 
 
@@ -79,8 +72,8 @@ def as_json(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
                         if one is first
                         else {
                             "difference": {
-                                name: _rounded(measures.difference(first.by_lang[part], found, figure))
-                                for name, figure in FIGURES.items()
+                                name: measures.difference(first.by_lang[part], found, figure).rounded()
+                                for name, figure in measures.FIGURES.items()
                             }
                         }
                     )
@@ -95,7 +88,7 @@ def as_json(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
 def _figures(found: Predictions) -> dict[str, Any]:
     return {
         "texts": len(found.truth),
-        **{name: _rounded(measures.interval(found, figure)) for name, figure in FIGURES.items()},
+        **measures.told(found),
         "f1": {label: round(score, 4) for label, score in measures.f1_by_label(found).items()},
         "labels": list(found.labels),
         "confusion": measures.confusion(found).tolist(),
@@ -111,11 +104,3 @@ def _figures(found: Predictions) -> dict[str, Any]:
         ],
         "items_per_s": round(len(found.truth) / found.seconds, 1) if found.seconds else None,
     }  # fmt: skip
-
-
-def _rounded(interval: Interval) -> dict[str, float]:
-    return {
-        "value": round(interval.value, 4),
-        "low": round(interval.low, 4),
-        "high": round(interval.high, 4),
-    }

@@ -7,7 +7,7 @@ draws.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from moodq_worker.quality.predict import Predictions
 
 #: Equally wide bins of the highest probability (Guo et al. 2017, expected calibration error).
 BINS = 10
+#: A probability of 0 given to what is right would be an endless loss.
+LEAST = 1e-15
 DRAWS = 1_000
 SEED = 20_260_101
 LEVEL = 0.95
@@ -31,6 +33,9 @@ class Interval:
     value: float
     low: float
     high: float
+
+    def rounded(self) -> dict[str, float]:
+        return {"value": round(self.value, 4), "low": round(self.low, 4), "high": round(self.high, 4)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,12 @@ def ece(found: Predictions) -> float:
     return sum(one.count * abs(one.confidence - one.accuracy) for one in bins) / len(found.truth)
 
 
+def log_loss(found: Predictions) -> float:
+    """The mean of what the right label's probability lacks, in nats: both being wrong and being too sure."""
+    right = found.probabilities[np.arange(len(found.truth)), found.truth]
+    return float(-np.log(np.maximum(right, LEAST)).mean())
+
+
 def at_coverage(found: Predictions) -> list[Covered]:
     """What abstaining brings: accuracy on the most certain texts."""
     confidence = found.probabilities.max(axis=1)
@@ -116,10 +127,22 @@ def at_coverage(found: Predictions) -> list[Covered]:
     return covered
 
 
+#: What is told with an interval, and compared in pairs.
+FIGURES: dict[str, Figure] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "ece": ece,
+    "log_loss": log_loss,
+}
+
+
+def told(found: Predictions) -> dict[str, dict[str, float]]:
+    draws = _draws(found)
+    return {name: _between(figure(found), map(figure, draws)).rounded() for name, figure in FIGURES.items()}
+
+
 def interval(found: Predictions, figure: Figure) -> Interval:
-    values = [figure(one) for one in _draws(found)]
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(figure(found), float(low), float(high))
+    return _between(figure(found), map(figure, _draws(found)))
 
 
 def difference(first: Predictions, second: Predictions, figure: Figure) -> Interval:
@@ -128,9 +151,13 @@ def difference(first: Predictions, second: Predictions, figure: Figure) -> Inter
     if not np.array_equal(first.truth, second.truth):
         raise ValueError("only predictions of the same examples can be compared in pairs")
     pairs = zip(_draws(first), _draws(second), strict=True)
-    values = [figure(b) - figure(a) for a, b in pairs]
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(figure(second) - figure(first), float(low), float(high))
+    return _between(figure(second) - figure(first), (figure(b) - figure(a) for a, b in pairs))
+
+
+def _between(value: float, drawn: Iterable[float]) -> Interval:
+    """``value``, and the middle ``LEVEL`` of what was drawn."""
+    low, high = np.quantile(list(drawn), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value, float(low), float(high))
 
 
 def _draws(found: Predictions) -> list[Predictions]:

@@ -36,7 +36,7 @@ def page(document: dict[str, Any], title: str) -> str:
         found = [(way["way"], way["parts"][part]) for way in document["ways"] if part in way["parts"]]
         if found:
             parts.append(f"<h2>{name.capitalize()}</h2>{_plots(found)}")
-            parts += [_confusion(way, figures) for way, figures in found]
+            parts += [_details(way, figures) for way, figures in found]
     return "\n".join([*parts, "</body></html>\n"])
 
 
@@ -60,12 +60,30 @@ def _overview(document: dict[str, Any]) -> str:
     return _table(head, rows)
 
 
-def _confusion(way: str, found: dict[str, Any]) -> str:
-    rows = [
+def _details(way: str, found: dict[str, Any]) -> str:
+    counts = [
         (label, *map(str, counts), f"{found['f1'][label]:.3f}")
         for label, counts in zip(found["labels"], found["confusion"], strict=True)
     ]
-    return f"<h3>{escape(way)}</h3>" + _table((r"is \ given", *found["labels"], "F1"), rows)
+    bins = [
+        (
+            f"{b['from']:.1f} to {b['to']:.1f}",
+            str(b["texts"]),
+            f"{b['confidence']:.3f}",
+            f"{b['accuracy']:.3f}",
+        )
+        for b in found["reliability"]
+    ]
+    covered = [
+        (f"{s['coverage']:.0%}", f"{s['threshold']:.3f}", f"{s['accuracy']:.3f}")
+        for s in found["at_coverage"]
+    ]
+    return (
+        f"<h3>{escape(way)}</h3>"
+        + _table((r"is \ given", *found["labels"], "F1"), counts)
+        + _table(("probability given", "texts", "mean", "share right"), bins)
+        + _table(("most certain", "from probability", "share right"), covered)
+    )
 
 
 def _plots(found: list[tuple[str, dict[str, Any]]]) -> str:

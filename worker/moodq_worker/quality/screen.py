@@ -33,6 +33,34 @@ def show(console: Console, document: dict[str, Any]) -> None:
                 _details(console, f"{way['way']}, {PART_NAMES[part]}", way["parts"][part])
 
 
+def show_tuned(console: Console, document: dict[str, Any]) -> None:
+    """``document`` as ``moodq tune`` makes it: each prompt as in its file, and with a calibration fitted."""
+    for lang in dict.fromkeys(one["lang"] for one in document["tried"]):
+        rows = [one for one in document["tried"] if one["lang"] == lang]
+        title = f"{PART_NAMES[lang]}, {rows[0]['texts']} texts, with 95 % intervals; T is the temperature"
+        table = Table(title=title, title_justify="left")
+        for column in ("prompt", "calibration", "log loss", "accuracy", "ECE", "against the first", "chosen"):
+            table.add_column(column)
+        for one in rows:
+            fitted = ", ".join(
+                [f"T {one['temperature']:g}", *(f"{k} {v:+g}" for k, v in one["bias"].items() if v)]
+            )
+            for name, told, difference, kept in (
+                ("as_is", "as in the file", "", not one["fit_kept"]),
+                ("fitted", fitted, _difference(one["difference"]["log_loss"]), one["fit_kept"]),
+            ):
+                table.add_row(
+                    one["prompt"],
+                    told,
+                    _interval(one[name]["log_loss"]),
+                    _interval(one[name]["accuracy"]),
+                    _interval(one[name]["ece"]),
+                    difference,
+                    "yes" if one["chosen"] and kept else "",
+                )
+        console.print(table)
+
+
 def _details(console: Console, title: str, found: dict[str, Any]) -> None:
     counts = Table("is \\ given", *found["labels"], "F1", title=title, title_justify="left")
     for label, row in zip(found["labels"], found["confusion"], strict=True):
