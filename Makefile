@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench eval fuzz soak chaos injection audit clean
+.PHONY: help install model demo up test lint unit bench eval quality fuzz soak chaos injection audit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,6 +53,10 @@ bench: $(INSTALLED) model  ## Compare with peers on this machine; writes build/b
 
 eval: $(INSTALLED) model  ## A hundred customer messages through the reply task; writes docs/replies.md to judge
 	@$(PY) -m tests.bench.reply_check $(EVAL_ARGS)
+
+quality: $(INSTALLED) model  ## Sentiment beside the usual small packages, on real texts; writes docs/quality.md
+	@$(PY) -m pip install --quiet $(PIP_ARGS) --editable '.[quality]' || true
+	@$(PY) -m tests.bench.quality $(QUALITY_ARGS)
 
 RUNS ?= 100000
 fuzz: $(INSTALLED)  ## Fuzz the decoders by coverage, RUNS=100000 inputs each; writes build/fuzz/latest.json
