@@ -46,6 +46,12 @@ class LabelScores(Reading):
         return math.isfinite(self.probability)
 
 
+class ChosenLabel(Reading):
+    """A label of which nobody said how probable it is: a remote endpoint chose it."""
+
+    label: str
+
+
 class LabelSet(Reading):
     """The labels that hold, in the task's order; perhaps none. ``scores`` maps every label of the task to its
     own probability of holding: each is judged by itself, so they do not sum to 1."""
@@ -100,4 +106,4 @@ class Extracted(Reading):
 Judgement = LabelScores | LabelSet | Score | Ranking
 #: What is written token by token.
 Writing = GeneratedText | Extracted
-Answer = Judgement | Writing
+Answer = Judgement | ChosenLabel | Writing

@@ -38,6 +38,7 @@ __all__ = [
     "ItemLimits",
     "LabelScores",
     "LongText",
+    "MadeBy",
     "ModelRef",
     "RequestItem",
     "RequestLabel",
@@ -142,15 +143,25 @@ class ModelRef(Reading):
     precision: str
 
 
+class MadeBy(Reading):
+    """Who answered a task that the worker's own model did not: ``model`` at the endpoint on ``host``."""
+
+    engine: Literal["remote"] = "remote"
+    model: str
+    host: str
+
+
 class Timings(Reading):
     """Milliseconds an item spent in each stage. ``queue`` is from enqueue to claim, ``batch`` from claim to
-    the start of its first forward pass, ``total`` from enqueue to the result's writing."""
+    the start of its first forward pass, ``total`` from enqueue to the result's writing. ``remote`` is the
+    time of requests to a remote endpoint, failed ones too."""
 
     queue: float
     batch: float
     prefill: float
     decode: float
     total: float
+    remote: float | None = None
 
 
 class Cut(Reading):
@@ -171,7 +182,8 @@ class Result(Reading):
     """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name. ``cached`` says that the model was
     not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before, or a
     person has pinned a label to texts of its kind (``pinned``). ``truncated`` says that only the text's
-    beginning was read. ``revisions``: by task, of the definition that was asked."""
+    beginning was read. ``revisions``: by task, of the definition that was asked. ``made_by`` has the tasks that a
+    remote endpoint answered; ``model`` answered the others."""
 
     v: Literal[1] = 1
     id: str
@@ -187,6 +199,7 @@ class Result(Reading):
     cached: Literal["exact", "template", "pinned"] | None = None
     truncated: Truncated | None = None
     revisions: dict[str, str] | None = None
+    made_by: dict[str, MadeBy] | None = None
 
 
 class ItemLimits(_Frozen):

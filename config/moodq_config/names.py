@@ -62,6 +62,11 @@ def rate_key(client: str) -> str:
     return RATE_PREFIX + client
 
 
+def remote_key(day: str) -> str:
+    """The hash that counts what the hand-off has cost on ``day`` (ISO date, UTC)."""
+    return f"moodq:remote:{day}"
+
+
 def events_key(item_id: str) -> str:
     """The capped stream that gets one entry per event of an item: ``label``, ``token``, ``done``.
 

@@ -19,6 +19,8 @@ from moodq_config.errors import ConfigError
 
 ENV_PREFIX = "MOODQ_"
 DEFAULT_CONFIG_FILE = "moodq.toml"
+#: Fields whose values hold a password or a key; no message repeats them.
+SECRET = frozenset({"redis_url", "remote_url", "remote_api_key"})
 
 
 def config_file() -> Path:
@@ -57,7 +59,9 @@ def explain(entry: Any, fields: Mapping[str, FieldInfo]) -> str:
                 limits.append(f"{sign} {getattr(constraint, name)}")
     accepted = f" (accepted: {', '.join(limits)})" if limits else ""
     given = entry.get("input")
-    shown = "" if field == "redis_url" or given is None else f" {given!r} is wrong:"
+    shown = "" if field in SECRET or given is None or not entry["loc"] else f" {given!r} is wrong:"
+    if not entry["loc"]:  # of several fields together; the message names them
+        return str(entry["msg"]).removeprefix("Value error, ")
     return f"{ENV_PREFIX}{field.upper()}:{shown} {entry['msg']}{accepted}"
 
 

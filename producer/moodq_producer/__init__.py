@@ -35,6 +35,7 @@ __all__ = [
     "AsyncClient",
     "AsyncTicket",
     "BadInput",
+    "ChosenLabel",
     "Client",
     "ConfigError",
     "ErrorCode",
@@ -58,7 +59,8 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(
-        ("Extracted", "GeneratedText", "LabelScores", "LabelSet", "Ranking", "Score"), "moodq_config.answers"
+        ("ChosenLabel", "Extracted", "GeneratedText", "LabelScores", "LabelSet", "Ranking", "Score"),
+        "moodq_config.answers",
     ),
     **dict.fromkeys(("RequestItem", "Result", "ResultStatus"), "moodq_config.contracts"),
     "AsyncClient": "moodq_producer.async_client",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from moodq_config.answers import (
     Answer,
+    ChosenLabel,
     Extracted,
     GeneratedText,
     LabelScores,
@@ -152,6 +153,8 @@ def _value(value: Answer | None) -> str:
     match value:
         case LabelScores():
             return f"{printable(value.label)} {value.probability:.3f}"
+        case ChosenLabel():
+            return printable(value.label)
         case LabelSet():
             held = [f"{printable(label)} {value.scores[label]:.3f}" for label in value.labels]
             return ", ".join(held) or "none"

@@ -13,8 +13,9 @@ from moodq_worker.engine import Generation
 from moodq_worker.engine_hf.engine import HfEngine, load_engine
 from moodq_worker.engine_hf.fused_layers import fused_layer
 from moodq_worker.engine_hf.packed import can_pack
-from moodq_worker.engine_hf.prompts import generate_turns, label_turns, text_first_turns
+from moodq_worker.engine_hf.prompts import text_first_turns
 from moodq_worker.model_store import ModelFiles
+from moodq_worker.turns import generate_turns, label_turns
 
 pytestmark = pytest.mark.real_model
 

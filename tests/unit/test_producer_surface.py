@@ -15,6 +15,7 @@ PUBLIC = [
     "AsyncClient",
     "AsyncTicket",
     "BadInput",
+    "ChosenLabel",
     "Client",
     "ConfigError",
     "ErrorCode",

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic_core import to_json
 from redis.exceptions import RedisError
 
-from moodq_config.answers import Answer, LabelScores, LabelSet
+from moodq_config.answers import Answer, ChosenLabel, LabelScores, LabelSet
 from moodq_config.contracts import ModelRef, Result, ResultStatus, Timings
 from moodq_config.errors import NEVER_RETRIED, TO_LOOK_AT, ErrorCode, MoodqError
 from moodq_config.names import events_key
@@ -165,7 +165,7 @@ class Delivery:
             (item.cache_keys[task], answer)
             for item in items
             for task, answer in chain[tuple[str, Answer]](item.scores.items(), item.texts.items())
-            if task in item.cache_keys and task not in item.cached
+            if task in item.cache_keys and task not in item.cached and task not in item.made_by
         ]
         try:
             self._cache.store(computed)
@@ -202,6 +202,7 @@ class Delivery:
             cached=None if failed else item.cached_as,
             truncated=None if failed else item.truncated,
             revisions=None if failed else item.revisions,
+            made_by=None if failed else item.made_elsewhere,
         )
         return WrittenResult(item.id, to_json(result, exclude_none=True), item.job.claim)
 
@@ -260,7 +261,7 @@ class Delivery:
         for task, found in item.scores.items():
             if task in item.choosing:
                 continue  # labels of the request: anybody could make as many series as they like
-            if isinstance(found, LabelScores):
+            if isinstance(found, LabelScores | ChosenLabel):
                 metrics.count_label(task, found.label)
             elif isinstance(found, LabelSet):
                 for label in found.labels:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from moodq_config.answers import Answer, Judgement, LabelScores, Writing
-from moodq_config.contracts import Cut, ItemError, RequestItem, Timings, Truncated
+from moodq_config.answers import Answer, ChosenLabel, GeneratedText, Judgement, LabelScores, Writing
+from moodq_config.contracts import Cut, ItemError, MadeBy, RequestItem, Timings, Truncated
 from moodq_config.errors import ErrorCode, MoodqError
 from moodq_config.tasks import ChooseTask, GenerateTask, JudgeTask, Lang, TaskSet
 from moodq_worker.result_cache import Kind
@@ -33,6 +33,7 @@ class Clock:
     prefill_s: float = 0.0
     decode_began: float | None = None
     decode_s: float = 0.0
+    remote_s: float | None = None  # None: no endpoint was asked
 
     def timings(self) -> Timings:
         now = time.monotonic()
@@ -43,6 +44,7 @@ class Clock:
             prefill=_ms(self.prefill_s),
             decode=_ms(self.decode_s),
             total=_ms(self.claimed_at - self.enqueued_at + now - self.claimed),
+            remote=None if self.remote_s is None else _ms(self.remote_s),
         )
 
 
@@ -78,7 +80,7 @@ class Item:
     labels_todo: list[str] = field(default_factory=list)
     generates_todo: list[str] = field(default_factory=list)
     choosing: set[str] = field(default_factory=set)  # tasks whose labels came with the request
-    scores: dict[str, Judgement] = field(default_factory=dict)
+    scores: dict[str, Judgement | ChosenLabel] = field(default_factory=dict)
     texts: dict[str, Writing] = field(default_factory=dict)
     pieces: list[str] = field(default_factory=list)
     #: Characters of the reply under way that were published; one that begins anew says nothing twice.
@@ -89,6 +91,8 @@ class Item:
     truncated: Truncated | None = None
     cache_keys: dict[str, bytes] = field(default_factory=dict)  # by task
     cached: dict[str, Kind] = field(default_factory=dict)  # the tasks whose answer was known
+    handed_over: set[str] = field(default_factory=set)  # tasks an endpoint was asked for, or was to be
+    made_by: dict[str, MadeBy] = field(default_factory=dict)  # tasks it answered
     key: int = field(default_factory=_keys.__next__)
 
     def over(self) -> bool:
@@ -155,6 +159,25 @@ class Item:
             self.labels_todo.remove(task)
             self.scores[task] = answer
 
+    def take_remote(
+        self, task: str, answer: ChosenLabel | LabelScores | GeneratedText, made_by: MadeBy
+    ) -> None:
+        """Take what a remote endpoint answered, in place of what the model here may have said."""
+        self.made_by[task] = made_by
+        self.cached.pop(task, None)
+        if isinstance(answer, GeneratedText):
+            self.generates_todo.remove(task)
+            self.texts[task] = answer
+            return
+        if task in self.labels_todo:
+            self.labels_todo.remove(task)
+        self.scores[task] = answer
+
+    @property
+    def made_elsewhere(self) -> dict[str, MadeBy] | None:
+        """Who answered the tasks of the result that the model here did not; None when it answered all."""
+        return {task: self.made_by[task] for task in self.results if task in self.made_by} or None
+
     def flight(self, names: Sequence[str]) -> tuple[object, ...]:
         """What items that wait for the same labels share; empty for those that are never shared. Only items
         of one urgency do: a message must not wait for its like in a full bulk queue."""
@@ -186,7 +209,9 @@ class Item:
 
     def steering_label(self, task: GenerateTask) -> str | None:
         found = self.scores.get(task.after) if task.after else None
-        return found.best if isinstance(found, LabelScores) else None
+        if isinstance(found, LabelScores):
+            return found.best
+        return found.label if isinstance(found, ChosenLabel) else None
 
     @property
     def results(self) -> dict[str, Answer]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.tasks import TaskSet
@@ -25,6 +25,9 @@ from moodq_worker.metrics import Metrics
 from moodq_worker.preemption import Preemption
 from moodq_worker.replies import ReplyStage
 from moodq_worker.time_limit import Abandoned, PassTimeout, PassTimer
+
+if TYPE_CHECKING:
+    from moodq_worker.remote.stage import HandOff  # needs the extra `remote`
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Loop:
         max_wait_s: float,
         max_pass_s: float = math.inf,
         max_reply_s: float = math.inf,
+        hand_off: HandOff | None = None,
     ) -> None:
         self._engine = engine
         self._tasks = tasks
@@ -79,6 +83,10 @@ class Loop:
             failed=self._engine_failed,
             publish=lambda item, event, data: self._out().publish(item, event, data),
         )
+        self._hand_off = hand_off
+        if hand_off is not None:
+            hand_off.answered = self._answered
+        self._answers_wait = False
         self._inbox: deque[Job] = deque()
         self._unwanted: deque[tuple[str, str]] = deque()  # "item" or "job", and its id
         self._edits: deque[TaskSet] = deque()
@@ -107,6 +115,12 @@ class Loop:
             self._wake.notify()
         if job.claim.queue.name == self._first_queue:
             self._preemption.came()
+
+    def _answered(self) -> None:
+        """The endpoint has answered, or failed to."""
+        with self._wake:
+            self._answers_wait = True
+            self._wake.notify()
 
     def finished(self, job: Job) -> None:
         """A job left for RQ's registries: it no longer counts as in hand."""
@@ -153,7 +167,7 @@ class Loop:
                 self._touch()
                 if not self._turn():
                     with self._wake:
-                        if not self._inbox:
+                        if not (self._inbox or self._answers_wait):
                             self._wake.wait(DRAINING_WAIT_S if self._draining else IDLE_WAIT_S)
         except Abandoned:
             log.warning("the pass under way was left")
@@ -239,6 +253,12 @@ class Loop:
                 # It may have been read before an edit whose definitions are retired already.
                 self._retiring |= item.tasks not in (self._tasks, NO_TASKS)
                 self._next_stage(item)
+        if self._answers_wait and self._hand_off is not None:
+            self._answers_wait = False  # before looking: one that comes meanwhile is looked for again
+            for item, task, written in self._hand_off.take_answers():
+                if written is not None:
+                    self._out().publish(item, "token", {"task": task, "text": written})
+                self._next_stage(item)
 
     def _gather(self, batch: Batch) -> None:
         """Give a part-filled batch of an idle worker ``max_wait_s`` to find company; off by default."""
@@ -259,15 +279,35 @@ class Loop:
     def _next_stage(self, item: Item) -> None:
         if item.error is not None:
             self._ended.append(item)
+        elif self._handed_over(item):
+            pass
         elif item.labels_todo:
             self._labels.add(item)
         elif item.generates_todo:
-            labels = {name: found.model_dump() for name, found in item.scores.items() if name in item.results}
-            if labels:
-                self._out().publish(item, "label", labels)
+            if item.generates_todo[0] not in item.handed_over:
+                self._tell_labels(item)
             self._replies.add(item)
         else:
             self._ended.append(item)
+
+    def _handed_over(self, item: Item) -> bool:
+        """Whether the endpoint is asked next, from which ``item`` comes back to its next stage."""
+        if self._hand_off is None or (self._draining and not item.job.started):
+            return False
+        while (name := self._hand_off.next_task(item)) is not None:
+            if item.over():
+                self._ended.append(item)
+                return True
+            if name in item.generates_todo:
+                self._tell_labels(item)
+            if self._hand_off.send(item, name):
+                return True
+        return False
+
+    def _tell_labels(self, item: Item) -> None:
+        labels = {name: found.model_dump() for name, found in item.scores.items() if name in item.results}
+        if labels:
+            self._out().publish(item, "label", labels)
 
     def _engine_failed(self, item: Item, error: Exception) -> None:
         log.error("item %s: the engine failed: %s", item.id, type(error).__name__, exc_info=error)

@@ -99,6 +99,14 @@ class Metrics:
         self.tasks_reloads = counter(
             "tasks_reloads", "Saved changes of the tasks file: changed, refused", ("outcome",)
         )
+        self.remote_requests: Counter = counter(
+            "remote_requests", "Tasks for the remote endpoint, by outcome", ("task", "outcome")
+        )
+        self.remote_time = histogram("remote_request_seconds", "One request to the remote endpoint")
+        self.remote_breaker_open = gauge("remote_breaker_open", "1: the remote endpoint is left alone")
+        self.remote_budget_left: Gauge = gauge(
+            "remote_budget_left", "What is left of the day's budget", ("unit",)
+        )
         # Looking a child up by its labels costs as much as counting with it.
         self._of_item = cache(self._find_item)
         self._of_lookup: Callable[[str, str], Counter] = cache(self.cache_lookups.labels)

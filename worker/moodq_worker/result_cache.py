@@ -15,7 +15,16 @@ from pydantic import TypeAdapter, ValidationError
 from redis import Redis
 from redis.client import Pipeline
 
-from moodq_config.answers import Answer, Extracted, GeneratedText, LabelScores, LabelSet, Ranking, Score
+from moodq_config.answers import (
+    Answer,
+    ChosenLabel,
+    Extracted,
+    GeneratedText,
+    LabelScores,
+    LabelSet,
+    Ranking,
+    Score,
+)
 from moodq_config.contracts import ModelRef
 from moodq_config.memory import MAX_CACHED_ANSWER
 from moodq_config.names import CACHE_OLD, CACHE_YOUNG
@@ -103,6 +112,8 @@ class ResultCache:
                     and answer.scores != {}
                     and answer == LabelScores.of(answer.scores, threshold)
                 )
+            case ChosenLabel():
+                return False  # chosen elsewhere; never kept
             case LabelSet():
                 return (
                     isinstance(found, MultilabelTask)

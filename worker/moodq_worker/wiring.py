@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -47,6 +48,9 @@ from moodq_worker.rq_schedule import Scheduler
 from moodq_worker.rq_worker import BatchWorker
 from moodq_worker.task_watch import TaskWatch
 
+if TYPE_CHECKING:
+    from moodq_worker.remote.stage import HandOff
+
 log = logging.getLogger(__name__)
 
 #: Objects made more than freed after which Python looks for cycles.
@@ -72,6 +76,7 @@ class Worker:
         self._metrics.registry.register(
             QueueCollector(self._connection, settings.queues, settings.max_redis_mb * MIB)
         )
+        self._hand_off = _hand_off(settings, self._task_file.tasks, self._metrics, self._connection)
         self._ready = threading.Event()
         self._loop: Loop | None = None
         self._rq: BatchWorker | None = None
@@ -120,6 +125,7 @@ class Worker:
             max_wait_s=settings.max_wait_ms / 1000,
             max_pass_s=settings.pass_timeout_s,
             max_reply_s=settings.reply_timeout_s,
+            hand_off=self._hand_off,
         )
         pace = Pace()
         cache = ResultCache(
@@ -206,6 +212,9 @@ class Worker:
         intake.start()
         scheduler.start()
         watch.start()
+        if self._hand_off is not None:
+            self._hand_off.start()
+            log.info("hand-off: some texts go to %s", settings.remote_url)
         self._ready.set()
         log.info(
             "ready: worker %s, queues %s, batches of %d tokens, metrics on port %d",
@@ -309,6 +318,19 @@ def _check_tasks(settings: Settings, tasks: TaskSet) -> None:
     for name in settings.warm_tasks:
         if name not in tasks:
             raise ConfigError(f"MOODQ_WARM_TASKS: {name!r} is not a task; known: {', '.join(sorted(tasks))}")
+
+
+def _hand_off(settings: Settings, tasks: TaskSet, metrics: Metrics, connection: Redis) -> HandOff | None:
+    """None, and nothing of it imported, unless an endpoint is named."""
+    if settings.remote_url is None:
+        return None
+    try:
+        from moodq_worker.remote.stage import build_hand_off
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"MOODQ_REMOTE_URL: {error.name} is not installed; pip install 'moodq[remote]'"
+        ) from error
+    return build_hand_off(settings, tasks, metrics, connection)
 
 
 def _settle_garbage_collector() -> None:

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from types import TracebackType
 
-from moodq_config.contracts import LabelScores, Result
+from moodq_config.answers import ChosenLabel, LabelScores
+from moodq_config.contracts import Result
 from moodq_producer.bulk.files import Position
 
 LINE_EVERY_S = 10.0
@@ -28,7 +29,7 @@ class Counts:
         if result.cached:
             self.all["cached"] += 1
         for task, found in result.results.items():
-            if isinstance(found, LabelScores):
+            if isinstance(found, LabelScores | ChosenLabel):
                 self.all[f"label:{task}:{found.label}"] += 1
 
     def labels(self) -> str:

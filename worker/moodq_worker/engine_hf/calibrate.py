@@ -21,7 +21,8 @@ from moodq_worker.engine_hf.fused_layers import layers_to_fuse
 from moodq_worker.engine_hf.int8 import LayerRange
 from moodq_worker.engine_hf.kv_cache import PrefillCache, compute_prefix
 from moodq_worker.engine_hf.prefill import last_hidden
-from moodq_worker.engine_hf.prompts import cut_prompt, generate_turns, label_turns
+from moodq_worker.engine_hf.prompts import cut_prompt
+from moodq_worker.turns import generate_turns, label_turns
 
 BATCH_ROWS = 8
 

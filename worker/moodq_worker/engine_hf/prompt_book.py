@@ -29,16 +29,14 @@ from moodq_config.tasks import TaskSet
 from moodq_worker.engine_hf.labels import LabelHead
 from moodq_worker.engine_hf.prompts import (
     Tokens,
-    choose_turns,
     extract_turns,
-    generate_turns,
-    label_turns,
     multilabel_turns,
     rerank_turns,
     text_first_turns,
 )
 from moodq_worker.engine_hf.reranker import NO, YES, is_qwen3_reranker, published_prompt
 from moodq_worker.engine_hf.texts import Texts
+from moodq_worker.turns import choose_turns, generate_turns, label_turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,38 +7,22 @@ goes, and the rendered prompt is cut there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.task_kinds import (
-    ChoosePrompt,
     ExtractPrompt,
     GeneratePrompt,
     GenerateTask,
-    LabelPrompt,
     LabelTask,
     Lang,
     MultilabelPrompt,
     RerankPrompt,
 )
 from moodq_worker.extraction import write_json
+from moodq_worker.turns import Turn, exchange
 
 Tokens = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    role: str
-    content: str
-
-
-def label_turns(prompt: LabelPrompt) -> list[Turn]:
-    """System prompt and examples of a label or score prompt as chat turns."""
-    turns = [Turn("system", prompt.system)]
-    for example in prompt.examples:
-        turns += _exchange(prompt.user.replace("{text}", example.text), prompt.words[example.label])
-    return turns
 
 
 def text_first_turns(tasks: Sequence[LabelTask], lang: Lang) -> list[Turn]:
@@ -47,7 +31,7 @@ def text_first_turns(tasks: Sequence[LabelTask], lang: Lang) -> list[Turn]:
     turns = [Turn("system", "\n".join(f"{prompt.ask} {prompt.system}" for prompt in prompts))]
     for prompt in prompts:
         for example in prompt.examples:
-            turns += _exchange(example.text, f"{prompt.ask}{prompt.words[example.label]}")
+            turns += exchange(example.text, f"{prompt.ask}{prompt.words[example.label]}")
     return turns
 
 
@@ -55,16 +39,7 @@ def multilabel_turns(prompt: MultilabelPrompt) -> list[Turn]:
     turns = [Turn("system", prompt.system)]
     for example in prompt.examples:
         user = prompt.user.replace("{ask}", prompt.ask[example.label]).replace("{text}", example.text)
-        turns += _exchange(user, prompt.yes if example.holds else prompt.no)
-    return turns
-
-
-def choose_turns(prompt: ChoosePrompt) -> list[Turn]:
-    turns = [Turn("system", prompt.system)]
-    for example in prompt.examples:
-        labels = prompt.separator.join(example.labels)
-        user = prompt.user.replace("{labels}", labels).replace("{text}", example.text)
-        turns += _exchange(user, example.label)
+        turns += exchange(user, prompt.yes if example.holds else prompt.no)
     return turns
 
 
@@ -72,25 +47,14 @@ def rerank_turns(prompt: RerankPrompt) -> list[Turn]:
     turns = [Turn("system", prompt.system)]
     for example in prompt.examples:
         user = prompt.user.replace("{query}", example.query).replace("{document}", example.document)
-        turns += _exchange(user, prompt.yes if example.relevant else prompt.no)
-    return turns
-
-
-def generate_turns(prompt: GeneratePrompt, label: str | None) -> list[Turn]:
-    """System prompt (with the sentence that ``label`` calls for) and the examples that go with ``label`` as
-    chat turns."""
-    steer = prompt.steer.get(label) if label else None
-    turns = [Turn("system", f"{prompt.system}\n{steer}" if steer else prompt.system)]
-    for example in prompt.examples:
-        if example.label in (None, label):
-            turns += _exchange(prompt.user.replace("{text}", example.text), example.reply)
+        turns += exchange(user, prompt.yes if example.relevant else prompt.no)
     return turns
 
 
 def extract_turns(prompt: ExtractPrompt) -> list[Turn]:
     turns = [Turn("system", prompt.system)]
     for example in prompt.examples:
-        turns += _exchange(prompt.user.replace("{text}", example.text), write_json(example.data))
+        turns += exchange(prompt.user.replace("{text}", example.text), write_json(example.data))
     return turns
 
 
@@ -127,7 +91,3 @@ def cut_prompt(tokenizer: Any, turns: list[Turn], user: str, *names: str) -> tup
             )
         pieces.append(piece)
     return tuple(tuple(tokenizer.encode(piece, add_special_tokens=False)) for piece in [*pieces, rest])
-
-
-def _exchange(user: str, assistant: str) -> list[Turn]:
-    return [Turn("user", user), Turn("assistant", assistant)]

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from moodq_worker.engine_hf.prompts import Tokens, Turn, cut_prompt
+from moodq_worker.engine_hf.prompts import Tokens, cut_prompt
+from moodq_worker.turns import Turn
 
 
 class Texts:
