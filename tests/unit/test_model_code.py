@@ -50,13 +50,17 @@ def hostile(tmp_path: Path) -> tuple[Path, Path]:
 def test_code_and_pickles_in_a_models_folder_are_never_run(
     model_type: str, hostile: tuple[Path, Path]
 ) -> None:
-    from moodq_worker.engine_hf import load_engine
+    from moodq_worker.engine_hf.engine import LOAD_ERRORS, load_engine
+    from moodq_worker.engine_hf.texts import read_tokenizer
 
     folder, taken = hostile
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "model_type": model_type}), "utf-8")
     with pytest.raises(ModelError):
         load_engine(folder, model_id="x", revision="", licence="", device="cpu", precision="fp32", threads=1)
+    assert not taken.exists()
+    with pytest.raises(LOAD_ERRORS):
+        read_tokenizer(folder)
     assert not taken.exists()
     (folder / "model.safetensors").unlink()  # only the pickle is left
     with pytest.raises(ModelError):

@@ -16,6 +16,9 @@ from moodq_config.errors import ErrorCode, ModelError
 MANIFEST = "manifest.json"
 #: A manifest has some ten files.
 MAX_MANIFEST_BYTES = 64 * 1024
+#: Read and hashed at once. Python's lock is asked for between two, and may take milliseconds to come while
+#: another thread imports.
+HASH_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +71,11 @@ def check_file(path: Path, expected: str, code: ErrorCode) -> None:
 
 def file_sha256(path: Path) -> str:
     """The file's SHA-256, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    digest, buffer = hashlib.sha256(), bytearray(HASH_BYTES)
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()
 
 
 def _read(folder: Path, source_sha256: str) -> dict[str, ManifestEntry]:

@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -356,10 +357,18 @@ def build_engine(settings: Settings) -> Engine:
     if settings.engine == "fake":
         return FakeEngine()
     wait_briefly(os.environ)
-    from moodq_worker.engine_hf import load_engine
     from moodq_worker.model_store import resolve
 
-    files = resolve(settings)
+    def loader() -> Callable[..., Engine]:
+        from moodq_worker.engine_hf import load_engine
+
+        return load_engine
+
+    with ThreadPoolExecutor(1, thread_name_prefix="import") as beside:
+        # Seconds of Python, while the other core compares the model with its hashes.
+        importing = beside.submit(loader)
+        files = resolve(settings)
+    load_engine = importing.result()
     return load_engine(
         files.path,
         model_id=files.id,

@@ -10,12 +10,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from moodq_config.answers import Judgement, Ranking
@@ -38,17 +40,19 @@ from moodq_worker.engine_hf.hardware import (
 from moodq_worker.engine_hf.int8 import Int8Output, quantize
 from moodq_worker.engine_hf.kv_cache import Prefix
 from moodq_worker.engine_hf.labels import calibrated, score_labels
-from moodq_worker.engine_hf.mapped import map_embedding, output_matrix
+from moodq_worker.engine_hf.mapped import MappedWeights, map_embedding, output_matrix
 from moodq_worker.engine_hf.packed import can_pack, fuse, pack
 from moodq_worker.engine_hf.prefill import extended
 from moodq_worker.engine_hf.prefixes import Prefixes
 from moodq_worker.engine_hf.prompt_book import Judging, PromptBook, Writing
 from moodq_worker.engine_hf.ranking import rank
 from moodq_worker.engine_hf.sampling import Sampler
-from moodq_worker.engine_hf.texts import Texts
+from moodq_worker.engine_hf.texts import Texts, read_tokenizer
 from moodq_worker.extraction import grammar_of
 
 GIVE_BACK_EVERY_S = 5.0
+#: What Transformers raises for files it cannot make a model or a tokenizer of.
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 _WARM_UP_TEXTS: dict[Lang, str] = {"zh": "今天天气很好。", "en": "It is a fine day."}
 _WARM_UP_CHOICES = ("A", "B")
 
@@ -62,6 +66,7 @@ class HfEngine:
         tokenizer: Any,
         info: ModelInfo,
         output_matrix: torch.Tensor,
+        weights: MappedWeights,
         *,
         kv_tokens: int,
         prefix_tokens: int,
@@ -69,6 +74,7 @@ class HfEngine:
         self._model = model
         self._info = info
         self._kv_tokens = kv_tokens
+        self._weights = weights
         self._memory_given_back = 0.0
         self._seed = secrets.randbits(62)
         self._texts = Texts(tokenizer)
@@ -101,7 +107,7 @@ class HfEngine:
             for lang, text in _WARM_UP_TEXTS.items():
                 self._warm_up(tasks[name], lang, self.encode([text])[0])
         self._grammars.settle()
-        give_back_memory()
+        self._give_back()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return self._texts.foreign(texts)
@@ -124,6 +130,7 @@ class HfEngine:
             found = [[calibrated(one, prior, strength)] for [one] in found]
         else:
             found = score_labels(self._model, begun, heads, texts)
+        self._give_back_at_times()
         answers: list[list[Judgement]] = []
         for scores in found:
             rest = iter(scores)
@@ -145,7 +152,9 @@ class HfEngine:
         of: TaskSet | None = None,
     ) -> Ranking:
         judging = self._book_of(of).judging(task, lang)
-        return rank(self._model, self._begun(judging, query), judging.heads[0], documents)
+        ranking = rank(self._model, self._begun(judging, query), judging.heads[0], documents)
+        self._give_back_at_times()
+        return ranking
 
     def best_batch_tokens(self) -> int:
         task = next(iter(self._book.tasks.labels()), None)
@@ -197,9 +206,8 @@ class HfEngine:
     def step(self) -> list[DecodeEvent]:
         try:
             events = self._decode.step()
-            if not len(self._decode) and time.monotonic() - self._memory_given_back > GIVE_BACK_EVERY_S:
-                self._memory_given_back = time.monotonic()
-                give_back_memory()  # the KV cache of the replies that were just finished
+            if not len(self._decode):
+                self._give_back_at_times()  # the KV cache of the replies that were just finished
             return events
         except Exception:
             # The cache is in an unknown state: the rows cannot go on, the next ones can.
@@ -220,6 +228,16 @@ class HfEngine:
             steers = found.prompt[lang].steer if isinstance(found, GenerateTask) else ()
             return len(book.writing(task, lang, next(iter(steers), None)).prefix)
         return len(book.judging(task, lang, _WARM_UP_CHOICES).prefix)
+
+    def _give_back_at_times(self) -> None:
+        if time.monotonic() - self._memory_given_back > GIVE_BACK_EVERY_S:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        """What passes have left behind, to the system: some milliseconds, so not after each."""
+        self._memory_given_back = time.monotonic()
+        self._weights.forget()
+        give_back_memory()
 
     def _book_of(self, tasks: TaskSet | None) -> PromptBook:
         if tasks is None or tasks == self._book.tasks:
@@ -285,7 +303,6 @@ def load_engine(
     torch.set_num_threads(cores)
     transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=DTYPES[chosen],
@@ -294,33 +311,51 @@ def load_engine(
             use_safetensors=True,
             attn_implementation="sdpa",
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            f"{path} cannot be loaded as a causal language model ({type(error).__name__}); it needs "
-            "config.json, *.safetensors and tokenizer files of a chat model"
-        ) from error
+    except LOAD_ERRORS as error:
+        raise _not_loadable(path, error) from error
     cast("torch.nn.Module", model).to(target).eval()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    matrix = output_matrix(model, path)
-    if target.type == "cpu":
-        _fit_to_cpu(model, tokenizer, path, chosen)
+    weights = MappedWeights(path)
+    matrix = output_matrix(model, weights)
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as beside:
+        # A second of one core, while the other lays out the weights.
+        reading = beside.submit(_tokenizer, path)
+        if target.type == "cpu":
+            _fit_to_cpu(model, reading, weights, chosen)
+        tokenizer = reading.result()
     ref = ModelRef(id=model_id, revision=revision, precision=chosen)
     info = ModelInfo(ref, device=str(target), threads=cores, parameters=parameters, licence=licence)
-    return HfEngine(model, tokenizer, info, matrix, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens)
+    return HfEngine(model, tokenizer, info, matrix, weights, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens)
 
 
-def _fit_to_cpu(model: PreTrainedModel, tokenizer: Any, path: Path, precision: str) -> None:
+def _tokenizer(path: Path) -> Any:
+    try:
+        return read_tokenizer(path)
+    except LOAD_ERRORS as error:
+        raise _not_loadable(path, error) from error
+
+
+def _not_loadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path} cannot be loaded as a causal language model ({type(error).__name__}); it needs "
+        "config.json, *.safetensors and tokenizer files of a chat model"
+    )
+
+
+def _fit_to_cpu(
+    model: PreTrainedModel, tokenizer: Future[Any], weights: MappedWeights, precision: str
+) -> None:
     """Lay the weights out for the CPU's kernels, in place."""
     packs = can_pack(precision)
     if precision == "int8":
-        quantize(model, calibrate(model, tokenizer))
+        quantize(model, calibrate(model, tokenizer.result()))
     elif packs:
         fuse(model)
     if precision == "int8" or packs:
         model.set_output_embeddings(Int8Output(model.get_output_embeddings()))
     if packs:
         pack(model)
-    map_embedding(model, path)
+    map_embedding(model, weights)
 
 
 def _stop_tokens(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer
 
 from moodq_worker.engine_hf.prompts import Tokens, cut_prompt
 from moodq_worker.turns import Turn
+
+
+def read_tokenizer(path: Path) -> Any:
+    """The tokenizer in folder ``path``. Raises what Transformers raises: OSError, ValueError and others."""
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    # The vocabulary and merges of which the tokenizer proper was made, as Python objects: 64 MB that are read
+    # again only when a tokenizer is saved.
+    for copy in ("_vocab", "_merges"):
+        vars(tokenizer).pop(copy, None)
+    return tokenizer
 
 
 class Texts:
