@@ -41,7 +41,7 @@ lint: $(INSTALLED)  ## ruff, mypy --strict, import-linter
 	@$(VENV)/bin/lint-imports --no-cache
 
 unit: $(INSTALLED)  ## The tests that need neither server nor model
-	@$(VENV)/bin/pytest -q tests/unit tests/contract
+	@$(VENV)/bin/pytest -q tests/unit tests/contract tests/engine
 
 # Most tests wait for servers and processes: three at a time keep two cores busy.
 TEST_PROCESSES ?= 3

@@ -203,7 +203,7 @@ class Settings(RemoteSettings):
         16_384,
         ge=1_024,
         le=16_777_216,
-        description="KV cache of running replies at most: rows times the longest, in tokens",
+        description="KV cache of running replies at most, in tokens: rows times the longest, or all pages",
     )
 
     prefix_tokens: int = Field(
@@ -232,6 +232,11 @@ class Settings(RemoteSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto")
     precision: Literal["auto", "bf16", "fp32", "fp16", "int8"] = Field(
         "auto", description="auto: bf16 where native; int8: half the memory, faster replies, CPU only"
+    )
+    decode: Literal["auto", "loop", "continuous"] = Field(
+        "auto",
+        description="what writes replies: moodq's own loop or Transformers' continuous batching; auto: the "
+        "loop, and on a CUDA device the faster of both, measured at start-up",
     )
     threads: int = Field(0, ge=0, le=1_024, description="0: the cores this process really has")
 

@@ -14,6 +14,8 @@ from .child import Child
 
 TASK = "sentiment"
 GROWTH_SECONDS = 1.0
+#: KV cache of the replies, as a worker has it by default.
+KV_TOKENS = 16_384
 
 
 class EngineModel:
@@ -29,6 +31,8 @@ class EngineModel:
         )  # fmt: skip
         self._engine.use_tasks(self._tasks)
         self._engine.warm_up()
+        self._decodes: dict[str, Any] = {}
+        self._warm: set[str] = set()
 
     def forward_s(self, text: str, lang: str) -> float:
         """Seconds of the forward pass over one text's new tokens."""
@@ -66,8 +70,42 @@ class EngineModel:
         for (_, lang), tokens in zip(texts, self._engine.encode([text for text, _ in texts]), strict=True):
             writing = self._engine._book.writing(task.name, lang, "negative")
             prompts.append({"prefix": list(writing.prefix), "rest": [*tokens, *writing.suffix]})
-        stop = sorted(self._engine._decode._stop)
+        stop = sorted(self._engine._decode._writer.stop_tokens)
         return {"prompts": prompts, "stop": stop, "max_new_tokens": task.max_new_tokens}
+
+    def replies(self, way: str, prompts: Sequence[dict[str, Any]], limit: int) -> tuple[int, float]:
+        """(tokens made, seconds) of ``prompts`` that join at once, by the ``Decode`` called ``way``, over the
+        weights that are loaded already and with the fixed prompts in the KV cache."""
+        from moodq_worker.engine_hf.decode import Request
+
+        decode = self._decode(way)
+        asked = [
+            Request(key, tuple(prompt["prefix"]), tuple(prompt["rest"]), limit)
+            for key, prompt in enumerate(prompts)
+        ]
+        if way not in self._warm:
+            self._warm.add(way)
+            decode.join(asked)
+            decode.step()
+            decode.clear()
+        tokens: dict[int, int] = {}
+        began = time.perf_counter()
+        decode.join(asked)
+        while len(decode):
+            tokens |= {event.key: event.tokens for event in decode.step()}
+        tokens |= {event.key: event.tokens for event in decode.step()}
+        return sum(tokens.values()), time.perf_counter() - began
+
+    def _decode(self, way: str) -> Any:
+        if way not in self._decodes:
+            from moodq_worker.engine_hf.decode_choice import make_decodes
+
+            engine = self._engine
+            [self._decodes[way]] = make_decodes(
+                way, engine._model, engine._decode._writer, engine._prefixes, KV_TOKENS,
+                engine.info.ref.precision,
+            )  # fmt: skip
+        return self._decodes[way]
 
 
 class BareEngine(Child):

@@ -8,21 +8,22 @@ from typing import Any
 
 
 class GenerateModel:
-    """Lives in a child process, bf16, greedy. ``ways``: padded, continuous."""
+    """Lives in a child process, bf16, greedy, on moodq's device. ``ways``: padded, continuous."""
 
     def __init__(self, model: str) -> None:
         import torch
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
-        from moodq_worker.engine_hf.hardware import usable_cores
+        from moodq_worker.engine_hf.hardware import choose_device, usable_cores
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()
         torch.set_num_threads(usable_cores())
         self._torch = torch
         loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16, local_files_only=True)
-        self._model: Any = loaded.eval()
+        self._device = choose_device("auto")
+        self._model: Any = loaded.to(self._device).eval()
 
     def padded(self, prompts: Sequence[Sequence[int]], stop: list[int], limit: int) -> tuple[int, float]:
         """(tokens made, seconds) of one left-padded batch; a row that has ended runs on as padding."""
@@ -36,8 +37,9 @@ class GenerateModel:
         began = time.perf_counter()
         with torch.inference_mode():
             made = self._model.generate(
-                ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, eos_token_id=stop,
-                pad_token_id=stop[0], temperature=None, top_p=None, top_k=None,
+                ids.to(self._device), attention_mask=mask.to(self._device), max_new_tokens=limit,
+                do_sample=False, eos_token_id=stop, pad_token_id=stop[0],
+                temperature=None, top_p=None, top_k=None,
             )[:, width:]  # fmt: skip
         taken = time.perf_counter() - began
         ended = [next((i for i, token in enumerate(row) if token in stop), len(row)) for row in made.tolist()]

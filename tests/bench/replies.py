@@ -15,6 +15,8 @@ from .texts import Labelled
 
 ALONE = 4
 TOGETHER = 32
+#: moodq's two ways to run replies, over the same loaded weights, without queue and repetition penalty.
+OWN = {"loop": "moodq's loop, engine alone", "continuous": "moodq over Transformers' continuous batching"}
 
 
 def replies(
@@ -41,6 +43,13 @@ def replies(
             speed, waits = _written(client, texts[:TOGETHER])
             together.setdefault(name, []).append(speed)
             first_token.setdefault(name, []).extend(waits)
+        for way, name in OWN.items():
+            try:
+                speeds = [_speed(engine.call("replies", way, [prompt], limit)) for prompt in prompts[:ALONE]]
+                together.setdefault(name, []).append(_speed(engine.call("replies", way, prompts, limit)))
+                alone.setdefault(name, []).append(median(speeds))
+            except ChildFailed as error:
+                _leave_out(into, name, error)
         if llama is not None:
             made, taken = llama.call("replies_alone", prompts[:ALONE], stop, limit)
             alone.setdefault("llama.cpp", []).append(made / taken)
@@ -53,8 +62,7 @@ def replies(
             try:
                 made, taken = transformers.call(way, whole, stop, limit)
             except ChildFailed as error:
-                if not any(name in line for line in into.left_out):
-                    into.left_out.append(f"{name}: {error}")
+                _leave_out(into, name, error)
                 continue
             together.setdefault(name, []).append(made / taken)
     rows = []
@@ -71,6 +79,10 @@ def replies(
     title = "Replies: tokens a second"
     into.tables.append(TableOf(title, ["", "alone", f"{TOGETHER} at once", "first token p95 s"], rows))
     peers = [median(speeds) for name, speeds in together.items() if not name.startswith("moodq")]
+    if all(name in together for name in OWN.values()):
+        into.ratios["replies32_continuous_vs_loop"] = round(
+            median(together[OWN["continuous"]]) / median(together[OWN["loop"]]), 3
+        )
     for number, precision in enumerate(clients):
         name, suffix = f"moodq {precision}, through the queue", f"_{precision}" if number else ""
         if "llama.cpp" in alone:
@@ -80,6 +92,16 @@ def replies(
         if peers:
             into.ratios[f"replies32_vs_best_peer{suffix}"] = round(median(together[name]) / max(peers), 3)
         into.figures[f"replies32_first_token_p95_s{suffix}"] = round(percentile(first_token[name], 95), 3)
+
+
+def _speed(measured: Sequence[float]) -> float:
+    made, taken = measured
+    return made / taken
+
+
+def _leave_out(into: Figures, name: str, error: Exception) -> None:
+    if not any(name in line for line in into.left_out):
+        into.left_out.append(f"{name}: {error}")
 
 
 def _written(client: Client, texts: Sequence[Labelled]) -> tuple[float, list[float]]:

@@ -10,6 +10,8 @@ import torch
 from moodq_config.answers import LabelScores
 from moodq_config.tasks import LANGS, GenerateTask, LabelTask, Lang, TaskSet, detect_lang, load_tasks
 from moodq_worker.engine import Generation
+from moodq_worker.engine_hf.decode import Request, Writer
+from moodq_worker.engine_hf.decode_choice import make_decodes
 from moodq_worker.engine_hf.engine import HfEngine, load_engine
 from moodq_worker.engine_hf.fused_layers import fused_layer
 from moodq_worker.engine_hf.packed import can_pack
@@ -207,7 +209,7 @@ def test_a_task_that_samples_varies_its_texts_beside_a_greedy_one_that_does_not(
     def written(tasks: dict[int, str]) -> dict[int, str]:
         engine.admit([Generation(key, task, "zh", "negative", tokens) for key, task in tasks.items()])
         made = dict.fromkeys(tasks, "")
-        while engine.running or any(engine._decode._ready):
+        while engine.running:
             for event in engine.step():
                 made[event.key] += event.text
         return made
@@ -220,6 +222,32 @@ def test_a_task_that_samples_varies_its_texts_beside_a_greedy_one_that_does_not(
     assert together == again
     assert together[1] == together[5]
     assert len({together[key] for key in (1, 2, 3, 4)}) > 2
+
+
+def test_continuous_batching_writes_what_the_loop_writes(engine: HfEngine) -> None:
+    """The shipped task, repetition penalty and all; texts join at different steps of each."""
+    task = engine._book.tasks.write_task("reply")
+    requests = []
+    for key, text in enumerate(MESSAGES):
+        prompt = engine._book.writing("reply", detect_lang(text), "negative")
+        tokens = (*engine.encode([text])[0], *prompt.suffix)
+        requests.append(Request(key, prompt.prefix, tokens, 12, task.repetition_penalty))
+    tokenizer = engine._texts._tokenizer
+    writer = Writer(tokenizer, frozenset({tokenizer.eos_token_id}))
+    written: list[dict[int, str]] = []
+    for name in ("loop", "continuous"):
+        [decode] = make_decodes(name, engine._model, writer, engine._prefixes, 8_192, "fp32")
+        made = dict.fromkeys(range(len(requests)), "")
+        for request in requests:
+            decode.join([request])
+            for event in decode.step():
+                made[event.key] += event.text
+        while len(decode):
+            for event in decode.step():
+                made[event.key] += event.text
+        written.append(made)
+    assert written[0] == written[1]
+    assert all(len(text) > 4 for text in written[0].values())
 
 
 def test_a_text_cannot_close_its_own_turn(engine: HfEngine) -> None:

@@ -379,6 +379,7 @@ def build_engine(settings: Settings) -> Engine:
         threads=settings.threads,
         kv_tokens=settings.kv_tokens,
         prefix_tokens=settings.prefix_tokens,
+        decode=settings.decode,
     )
 
 

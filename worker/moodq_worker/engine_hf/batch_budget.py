@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from transformers import PreTrainedModel
 
 from moodq_worker.engine_hf.kv_cache import Prefix
@@ -32,8 +33,13 @@ def smallest_worth_it(seconds: Callable[[int], float]) -> int:
     speeds: dict[int, float] = {}
     for budget in BATCH_TOKENS:
         fastest = max(speeds.values(), default=0.0)
-        # Twice: the first of a size compiles its kernels.
-        speeds[budget] = budget / min(seconds(budget) for _ in range(2))
+        try:
+            # Twice: the first of a size compiles its kernels.
+            speeds[budget] = budget / min(seconds(budget) for _ in range(2))
+        except torch.OutOfMemoryError:
+            if not speeds:
+                raise
+            break
         small_gain = len(speeds) >= BATCHES_TRIED and speeds[budget] < fastest * WORTH_DOUBLING
         if small_gain or 2 * budget / speeds[budget] > LONGEST_S:
             break

@@ -1,181 +1,123 @@
-"""Continuous decode: texts join and leave the running batch at any step.
+"""Replies: the protocol of what runs them, and what its implementations share.
 
-Rows of different lengths share one KV cache, each from column 0 on (``kv_cache.SlotCache``); a step writes
-every row's next column and masks what lies behind it. Joining copies one row, leaving copies at most one.
+``decode_loop`` (our own) and ``decode_continuous`` (over Transformers' continuous batching) are peers behind
+it; ``decode_choice`` says which of them an engine gets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from transformers import PreTrainedModel
 
 from moodq_worker.engine import DecodeEvent
 from moodq_worker.engine_hf.grammar import Constraint
-from moodq_worker.engine_hf.kv_cache import PrefillCache, Prefix, SlotCache, whole_columns
-from moodq_worker.engine_hf.packed import output_logits
-from moodq_worker.engine_hf.prefill import forward, last_hidden
 from moodq_worker.engine_hf.sampling import Sampler
+
+#: What a text fails with whose logits are NaN or infinite.
+NOT_FINITE = "no finite logits"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to be answered: ``prefix`` is a fixed prompt, ``tokens`` follow it. ``constraint`` says what
+    may come next, if not everything may; ``sampler`` draws it, if not the likeliest is taken."""
+
+    key: int
+    prefix: tuple[int, ...]
+    tokens: tuple[int, ...]
+    max_new_tokens: int
+    repetition_penalty: float = 1.0
+    constraint: Constraint | None = None
+    sampler: Sampler | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prefix) + len(self.tokens)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens whose keys it may come to hold in the KV cache."""
+        return self.prompt_tokens + self.max_new_tokens
 
 
 @dataclass(slots=True)
-class Row:
-    """One text being answered. ``length`` counts the tokens whose keys are in the cache; ``constraint`` says
-    what may come next, if not everything may; ``sampler`` draws it, if not the likeliest is taken."""
+class Answer:
+    """What a running request has been answered so far."""
 
-    key: int
-    max_new_tokens: int
-    repetition_penalty: float
-    constraint: Constraint | None = None
-    sampler: Sampler | None = None
-    length: int = 0
+    request: Request
     made: list[int] = field(default_factory=list)
     shown: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a row starts from: a cached prefix and the tokens still to prefill."""
+class Decode(Protocol):
+    """The running requests of one model. One thread only; whatever computes does so in the caller's.
 
-    prefix: Prefix
-    tokens: tuple[int, ...]
-
-
-class DecodeBatch:
-    """The running batch. One thread only."""
-
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, stop_tokens: frozenset[int]) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._stop = stop_tokens
-        self._rows: list[Row] = []
-        self._cache = SlotCache()
-        self._ready: list[DecodeEvent] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def fits(self, lengths: Sequence[int], kv_tokens: int) -> bool:
-        """Whether rows that may grow to ``lengths`` keep the cache, rows times longest, within ``kv_tokens``;
-        a single row in an empty batch does."""
-        rows = len(self._rows) + len(lengths)
-        longest = max([*lengths, *(row.length + row.max_new_tokens - len(row.made) for row in self._rows)])
-        return rows == 1 or rows * whole_columns(longest) <= kv_tokens
-
-    @torch.inference_mode()
-    def join(self, prompts: Sequence[Prompt], rows: Sequence[Row]) -> None:
-        """Prefill ``prompts`` in one pass and let ``rows`` take part from the next step on."""
-        # Those of one prefix side by side, so that it is laid out once for them.
-        order = sorted(range(len(rows)), key=lambda index: id(prompts[index].prefix))
-        prompts, rows = [prompts[index] for index in order], [rows[index] for index in order]
-        cache, logits = self._prefill(prompts)
-        lengths = [
-            len(prompt.tokens) + prompt.prefix.tokens + row.max_new_tokens
-            for prompt, row in zip(prompts, rows, strict=True)
-        ]
-        self._cache.reserve(len(rows), max(lengths), like=prompts[0].prefix)
-        for place, (prompt, row, first) in enumerate(
-            zip(prompts, rows, self._choose(rows, logits), strict=True)
-        ):
-            row.length = prompt.prefix.tokens + len(prompt.tokens)
-            if not self._take(row, first):
-                self._cache.add(cache.row(place, row.length), row.length)
-                self._rows.append(row)
-
-    @torch.inference_mode()
-    def step(self) -> list[DecodeEvent]:
-        """One token for every row; also what ``join`` made since the last step."""
-        if self._rows:
-            lengths = [row.length for row in self._rows]
-            seen = self._cache.begin_step(lengths, self._model.device)
-            ids = torch.tensor([[row.made[-1]] for row in self._rows])
-            hidden = forward(self._model, ids, self._cache, seen, torch.tensor(lengths)[:, None])[:, 0]
-            chosen = self._choose(self._rows, output_logits(self._model, hidden))
-            for row in self._rows:
-                row.length += 1
-            ended = [row.key for row, token in zip(self._rows, chosen, strict=True) if self._take(row, token)]
-            for key in ended:
-                self._drop(key)
-        ready, self._ready = self._ready, []
-        return ready
-
-    @torch.inference_mode()
-    def cancel(self, key: int) -> None:
-        """Take a row out without an event; unknown keys are ignored."""
-        self._ready = [event for event in self._ready if event.key != key]
-        self._drop(key)
-
-    def clear(self) -> None:
-        """Forget every row, after a failed step."""
-        self._rows, self._cache, self._ready = [], SlotCache(), []
+    A ``join`` that raises leaves the requests that were running as they were; a ``step`` that raises calls
+    for ``clear``. A request whose logits are NaN ends with an error event, or makes the pass raise where
+    requests cannot be told apart.
+    """
 
     @property
-    def keys(self) -> list[int]:
-        return [row.key for row in self._rows]
+    def name(self) -> str: ...
 
-    def _prefill(self, prompts: Sequence[Prompt]) -> tuple[PrefillCache, torch.Tensor]:
-        lengths = torch.tensor([len(prompt.tokens) for prompt in prompts])
-        width = int(lengths.max())
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, : lengths[row]] = torch.tensor(prompt.tokens)
-        cache = PrefillCache([prompt.prefix for prompt in prompts], width, keep=True)
-        return cache, output_logits(self._model, last_hidden(self._model, cache, ids, lengths - 1))
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model whose layers run within ``join`` and ``step``."""
+        ...
 
-    def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> list[int | None]:
-        """Greedy choice, or that of the row's sampler, with each row's repetition penalty on the tokens it
-        already made (CTRL, Keskar et al. 2019). None for a row whose logits are NaN or infinite."""
-        for index, row in enumerate(rows):
-            if row.repetition_penalty != 1.0 and row.made:
-                seen = torch.tensor(sorted(set(row.made)), device=logits.device)
-                scores = logits[index, seen]
-                penalised = torch.where(
-                    scores < 0, scores * row.repetition_penalty, scores / row.repetition_penalty
-                )
-                logits[index, seen] = penalised
-            if row.constraint is not None:
-                row.constraint.allow(logits[index])
-        highest, likeliest = logits.max(dim=-1)
-        usable, chosen = torch.isfinite(highest).tolist(), likeliest.tolist()
-        for index, row in enumerate(rows):
-            if row.sampler is not None and usable[index]:
-                chosen[index] = row.sampler.draw(logits[index])
-        return [token if fine else None for token, fine in zip(chosen, usable, strict=True)]
+    def fits(self, requests: Sequence[Request]) -> bool:
+        """Whether these may join within the bound on KV memory; a single one in an empty batch may."""
+        ...
 
-    def _take(self, row: Row, token: int | None) -> bool:
-        """Add ``token`` to ``row`` and note its event; True when the row has ended."""
-        if token is None:
-            self._ready.append(DecodeEvent(row.key, "", len(row.made), error="no finite logits"))
-            return True
-        if token in self._stop:
-            self._ready.append(DecodeEvent(row.key, self._new_text(row, final=True), len(row.made), "stop"))
-            return True
-        row.made.append(token)
-        if row.constraint is not None and row.constraint.take(token):
-            self._ready.append(DecodeEvent(row.key, self._new_text(row, final=True), len(row.made), "stop"))
-            return True
-        if len(row.made) >= row.max_new_tokens:
-            self._ready.append(DecodeEvent(row.key, self._new_text(row, final=True), len(row.made), "length"))
-            return True
-        self._ready.append(DecodeEvent(row.key, self._new_text(row, final=False), len(row.made)))
-        return False
+    def join(self, requests: Sequence[Request]) -> None:
+        """Prefill these and let them take part from the next step on. May step those that run, too."""
+        ...
 
-    def _new_text(self, row: Row, *, final: bool) -> str:
+    def step(self) -> list[DecodeEvent]:
+        """One token for every request; also the events of what ``join`` made since the last step."""
+        ...
+
+    def cancel(self, key: int) -> None:
+        """Take a request out; it has no event any more. Unknown keys are ignored."""
+        ...
+
+    def clear(self) -> None:
+        """Forget every request."""
+        ...
+
+    def __len__(self) -> int:
+        """Requests that run."""
+        ...
+
+
+class Writer:
+    """Turns the tokens of an answer into events."""
+
+    def __init__(self, tokenizer: Any, stop_tokens: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self.stop_tokens = stop_tokens
+
+    def take(self, answer: Answer, token: int) -> DecodeEvent:
+        """Add ``token``; the event says whether the answer has ended with it."""
+        key, made = answer.request.key, answer.made
+        if token in self.stop_tokens:
+            return DecodeEvent(key, self._new_text(answer, final=True), len(made), "stop")
+        made.append(token)
+        constraint = answer.request.constraint
+        if constraint is not None and constraint.take(token):
+            return DecodeEvent(key, self._new_text(answer, final=True), len(made), "stop")
+        if len(made) >= answer.request.max_new_tokens:
+            return DecodeEvent(key, self._new_text(answer, final=True), len(made), "length")
+        return DecodeEvent(key, self._new_text(answer, final=False), len(made))
+
+    def _new_text(self, answer: Answer, *, final: bool) -> str:
         """The text the newest tokens added; held back while a character is only half there."""
-        text = self._tokenizer.decode(row.made, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(answer.made, skip_special_tokens=True)
         if not final and text.endswith("\ufffd"):
             return ""
-        new = text[len(row.shown) :]
-        row.shown = text
-        return str(new)
-
-    def _drop(self, key: int) -> None:
-        index = next((index for index, row in enumerate(self._rows) if row.key == key), None)
-        if index is not None:
-            self._cache.remove(index)
-            last = self._rows.pop()
-            if index < len(self._rows):
-                self._rows[index] = last
+        new = text[len(answer.shown) :]
+        answer.shown = text
+        return new

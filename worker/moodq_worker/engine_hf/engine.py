@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -28,8 +29,9 @@ from moodq_config.tasks import TaskSet
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
 from moodq_worker.engine_hf.batch_budget import BATCH_TOKENS, best_batch_tokens
 from moodq_worker.engine_hf.calibrate import calibrate
-from moodq_worker.engine_hf.decode import DecodeBatch, Prompt, Row
-from moodq_worker.engine_hf.grammar import Grammars
+from moodq_worker.engine_hf.decode import Decode, Request, Writer
+from moodq_worker.engine_hf.decode_choice import fastest, make_decodes
+from moodq_worker.engine_hf.grammar import Constraint, Grammars
 from moodq_worker.engine_hf.hardware import (
     DTYPES,
     choose_device,
@@ -44,7 +46,7 @@ from moodq_worker.engine_hf.mapped import MappedWeights, map_embedding, output_m
 from moodq_worker.engine_hf.packed import can_pack, fuse, pack
 from moodq_worker.engine_hf.prefill import extended
 from moodq_worker.engine_hf.prefixes import Prefixes
-from moodq_worker.engine_hf.prompt_book import Judging, PromptBook, Writing
+from moodq_worker.engine_hf.prompt_book import Judging, PromptBook
 from moodq_worker.engine_hf.ranking import rank
 from moodq_worker.engine_hf.sampling import Sampler
 from moodq_worker.engine_hf.texts import Texts, read_tokenizer
@@ -67,13 +69,11 @@ class HfEngine:
         info: ModelInfo,
         output_matrix: torch.Tensor,
         weights: MappedWeights,
-        *,
-        kv_tokens: int,
-        prefix_tokens: int,
+        prefixes: Prefixes,
+        decodes: Sequence[Decode],
     ) -> None:
         self._model = model
         self._info = info
-        self._kv_tokens = kv_tokens
         self._weights = weights
         self._memory_given_back = 0.0
         self._seed = secrets.randbits(62)
@@ -81,10 +81,13 @@ class HfEngine:
         self._book = PromptBook(model, info.ref.id, self._texts, output_matrix, tokenizer.eos_token_id)
         #: Of definitions that are not in force any more, while texts that came before are under way.
         self._old_books: dict[str, PromptBook] = {}
-        self._prefixes = Prefixes(model, prefix_tokens)
-        stop_tokens = _stop_tokens(model, tokenizer)
-        self._grammars = Grammars(tokenizer, stop_tokens)
-        self._decode = DecodeBatch(model, tokenizer, stop_tokens)
+        self._prefixes = prefixes
+        self._grammars = Grammars(tokenizer, _stop_tokens(model, tokenizer))
+        self._decodes = list(decodes)
+
+    @property
+    def _decode(self) -> Decode:
+        return self._decodes[0]
 
     @property
     def info(self) -> ModelInfo:
@@ -93,8 +96,6 @@ class HfEngine:
     def use_tasks(self, tasks: TaskSet) -> None:
         self._old_books[self._book.tasks.revision] = self._book
         self._book = self._book_of(tasks)
-        if tasks.extracts():
-            self._grammars.prepare()
 
     def retire_tasks(self) -> None:
         self._old_books.clear()
@@ -103,7 +104,10 @@ class HfEngine:
 
     def warm_up(self, names: Sequence[str] | None = None) -> None:
         tasks = self._book.tasks
-        for name in tasks if names is None else names:
+        names = list(tasks) if names is None else names
+        if any(isinstance(tasks[name], ExtractTask) for name in names):
+            self._grammars.prepare()
+        for name in names:
             for lang, text in _WARM_UP_TEXTS.items():
                 self._warm_up(tasks[name], lang, self.encode([text])[0])
         self._grammars.settle()
@@ -165,43 +169,28 @@ class HfEngine:
         return best_batch_tokens(self._model, self._prefixes.get(judging.prefix), judging.heads[0], words)
 
     def between_layers(self, callback: Callable[[], None]) -> None:
-        def before_layer(*_: object) -> None:
-            callback()
+        on_cuda = self._model.device.type == "cuda"
 
-        layers: Any = getattr(self._model.base_model, "layers", ())
-        for layer in layers:
-            layer.register_forward_pre_hook(before_layer)
+        def before_layer(*_: object) -> None:
+            # What is captured into a CUDA graph must be the pass itself.
+            if not (on_cuda and torch.cuda.is_current_stream_capturing()):
+                callback()
+
+        models: dict[int, Any] = {id(one): one for one in (self._model, *(d.model for d in self._decodes))}
+        for model in models.values():
+            for layer in getattr(model.base_model, "layers", ()):
+                layer.register_forward_pre_hook(before_layer)
 
     def fits(self, generations: Sequence[Generation]) -> bool:
-        lengths = []
-        for generation in generations:
-            prompt = self._writing(generation)
-            limit = self._book_of(generation.of).tasks.write_task(generation.task).max_new_tokens
-            lengths.append(len(prompt.prefix) + len(generation.tokens) + len(prompt.suffix) + limit)
-        return self._decode.fits(lengths, self._kv_tokens)
+        return self._decode.fits([self._request(one) for one in generations])
 
     def admit(self, generations: Sequence[Generation]) -> None:
-        prompts, rows = [], []
-        for generation in generations:
-            task = self._book_of(generation.of).tasks.write_task(generation.task)
-            prompt = self._writing(generation)
-            prompts.append(Prompt(self._prefixes.get(prompt.prefix), (*generation.tokens, *prompt.suffix)))
-            constraint = (
-                self._grammars.constraint(grammar_of(task.json_schema))
-                if isinstance(task, ExtractTask)
-                else None
-            )
-            sampler = self._sampler(task, generation.key)
-            rows.append(
-                Row(generation.key, task.max_new_tokens, task.repetition_penalty, constraint, sampler)
-            )
-        self._decode.join(prompts, rows)
-
-    def _sampler(self, task: WriteTask, key: int) -> Sampler | None:
-        """One that draws the same again when the text begins anew, and something else in every process."""
-        if isinstance(task, GenerateTask) and task.temperature > 0:
-            return Sampler(task.temperature, task.top_p, (self._seed + key) % 2**63)
-        return None
+        self._decode.join(
+            [
+                replace(self._request(one), constraint=self._constraint(one), sampler=self._sampler(one))
+                for one in generations
+            ]
+        )
 
     def step(self) -> list[DecodeEvent]:
         try:
@@ -251,16 +240,39 @@ class HfEngine:
         prefix, before = self._prefixes.get(judging.prefix), [*query, *judging.before]
         return extended(self._model, prefix, before) if before else prefix
 
-    def _writing(self, generation: Generation) -> Writing:
-        return self._book_of(generation.of).writing(generation.task, generation.lang, generation.label)
+    def _request(self, generation: Generation) -> Request:
+        book = self._book_of(generation.of)
+        task = book.tasks.write_task(generation.task)
+        prompt = book.writing(generation.task, generation.lang, generation.label)
+        tokens = (*generation.tokens, *prompt.suffix)
+        return Request(generation.key, prompt.prefix, tokens, task.max_new_tokens, task.repetition_penalty)
+
+    def _constraint(self, generation: Generation) -> Constraint | None:
+        task = self._book_of(generation.of).tasks.write_task(generation.task)
+        if not isinstance(task, ExtractTask):
+            return None
+        return self._grammars.constraint(grammar_of(task.json_schema))
+
+    def _sampler(self, generation: Generation) -> Sampler | None:
+        """One that draws the same again when the text begins anew, and something else in every process."""
+        task = self._book_of(generation.of).tasks.write_task(generation.task)
+        if isinstance(task, GenerateTask) and task.temperature > 0:
+            return Sampler(task.temperature, task.top_p, (self._seed + generation.key) % 2**63)
+        return None
 
     def _warm_up(self, task: Task, lang: Lang, tokens: list[int]) -> None:
         if isinstance(task, WriteTask):
             steers = tuple(task.prompt[lang].steer) if isinstance(task, GenerateTask) else ()
             keys = range(-max(1, len(steers)), 0)
             labels = steers or (None,)
-            for key, label in zip(keys, labels, strict=True):
-                self.admit([Generation(key, task.name, lang, label, tokens)])
+            generations = [
+                Generation(key, task.name, lang, label, tokens)
+                for key, label in zip(keys, labels, strict=True)
+            ]
+            if isinstance(task, GenerateTask):
+                self._decodes = [fastest(self._decodes, self._request(generations[0]))]
+            for generation in generations:
+                self.admit([generation])
             self.step()
             self._decode.clear()
             return
@@ -289,13 +301,15 @@ def load_engine(
     threads: int,
     kv_tokens: int = 16_384,
     prefix_tokens: int = 16_384,
+    decode: str = "auto",
 ) -> HfEngine:
     """Load the model in folder ``path`` (safetensors, tokenizer files).
 
-    ``kv_tokens`` bounds the KV cache of the running replies: rows times the longest. ``prefix_tokens`` bounds
-    those of the tasks' fixed prompts, together.
+    ``kv_tokens`` bounds the KV cache of the running replies. ``prefix_tokens`` bounds those of the tasks'
+    fixed prompts, together. ``decode`` says what runs the replies (``decode_choice``).
 
-    Raises ``ModelError`` (model_invalid) when Transformers cannot make a causal model of it.
+    Raises ``ModelError`` (model_invalid) when Transformers cannot make a causal model of it, ``ConfigError``
+    when device, precision and ``decode`` do not go together.
     """
     target = choose_device(device)
     chosen = choose_precision(precision, target)
@@ -325,7 +339,10 @@ def load_engine(
         tokenizer = reading.result()
     ref = ModelRef(id=model_id, revision=revision, precision=chosen)
     info = ModelInfo(ref, device=str(target), threads=cores, parameters=parameters, licence=licence)
-    return HfEngine(model, tokenizer, info, matrix, weights, kv_tokens=kv_tokens, prefix_tokens=prefix_tokens)
+    prefixes = Prefixes(model, prefix_tokens)
+    writer = Writer(tokenizer, _stop_tokens(model, tokenizer))
+    decodes = make_decodes(decode, model, writer, prefixes, kv_tokens, chosen)
+    return HfEngine(model, tokenizer, info, matrix, weights, prefixes, decodes)
 
 
 def _tokenizer(path: Path) -> Any:

@@ -90,8 +90,8 @@ class Rows:
 class FusedDecoderLayer(nn.Module):
     """Stands in for one decoder layer; takes the arguments Transformers' model passes to its layers.
 
-    ``attention_mask`` must be additive, ``[rows or 1, 1, groups * queries, keys]`` as ``grouped_mask`` makes,
-    or None for plain causal attention without a past.
+    ``attention_mask`` must be additive: ``[rows or 1, 1, groups * queries, keys]`` as ``grouped_mask`` makes,
+    ``[1, 1, queries, keys]`` with a paged cache, or None for plain causal attention without a past.
     """
 
     def __init__(self, layer: Any, parts: Parts, *, last: bool) -> None:
@@ -115,13 +115,24 @@ class FusedDecoderLayer(nn.Module):
         past_key_values: Cache | None = None,
         layout: Rows | None = None,
         keep: torch.Tensor | None = None,
-        **unused: Any,
+        cache: Any = None,
+        **others: Any,
     ) -> torch.Tensor:
         """``hidden_states`` is ``[1, tokens, hidden]``: what ``layout`` says, then padding; without a layout,
-        one row. ``keep`` names the tokens to go on with after the last attention."""
+        one row. ``keep`` names the tokens to go on with after the last attention. ``cache`` is the paged one
+        of continuous batching, which gives one row of all requests and finds its places in ``others``."""
         parts = self.parts
         layout = layout or Rows(1, hidden_states.shape[1])
-        heads = self._attend(hidden_states, layout, position_embeddings, attention_mask, past_key_values)
+
+        def remember(key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            both: tuple[torch.Tensor, torch.Tensor] = key, value
+            if cache is not None:
+                both = cache.update(key, value, self.layer_idx, others)
+            elif past_key_values is not None:
+                both = past_key_values.update(key, value, self.layer_idx)
+            return both
+
+        heads = self._attend(hidden_states, layout, position_embeddings, attention_mask, remember)
         if self._last and keep is not None:
             heads, hidden_states = heads[:, keep], hidden_states[:, keep]
         hidden_states = parts.o.plus(parts.enter(heads), hidden_states)
@@ -139,7 +150,7 @@ class FusedDecoderLayer(nn.Module):
         layout: Rows,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor | None,
-        past: Cache | None,
+        remember: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
         rows, queries = layout.rows, layout.width
         heads = self.parts.qkv(self.parts.input_norm(hidden_states))[0]
@@ -147,11 +158,16 @@ class FusedDecoderLayer(nn.Module):
         heads = heads[: rows * queries] if layout.cells is None else heads.index_select(0, layout.cells)
         heads = heads.view(rows, queries, -1, self._head_dim).transpose(1, 2)
         query, key, value = heads.split([self._q_heads, self._kv_heads, self._kv_heads], dim=1)
-        if past is not None:
-            key, value = past.update(key, value, self.layer_idx)
-        if mask is None:
+        key, value = remember(key, value)
+        if mask is None or mask.shape[2] == queries:
             out = scaled_dot_product_attention(
-                query, key, value, is_causal=queries > 1, scale=self._scaling, enable_gqa=self.groups > 1
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                is_causal=mask is None and queries > 1,
+                scale=self._scaling,
+                enable_gqa=self.groups > 1,
             )
         else:
             grouped = query.reshape(rows, self._kv_heads, self.groups * queries, self._head_dim)
