@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moodq_config.answers import Judgement, LabelScores
-from moodq_config.tasks import Lang, load_tasks
+from moodq_config.tasks import Lang, TaskSet, load_tasks
 from moodq_worker.engine import Generation
 from moodq_worker.engine_fake import FakeEngine
 from moodq_worker.items import Clock, Item, Job
@@ -45,9 +45,11 @@ class FullEngine(FakeEngine):
         lang: Lang,
         texts: Sequence[Sequence[int]],
         choices: Sequence[str] = (),
+        *,
+        of: TaskSet | None = None,
     ) -> list[list[Judgement]]:
         self._compute(len(texts))
-        return super().label(tasks, lang, texts, choices)
+        return super().label(tasks, lang, texts, choices, of=of)
 
     def admit(self, generations: Sequence[Generation]) -> None:
         self._compute(len(generations))
@@ -57,9 +59,9 @@ class FullEngine(FakeEngine):
 def items(engine: FakeEngine) -> list[Item]:
     claim: Any = SimpleNamespace()  # nobody asks who claimed them
     texts = engine.encode(["a", "b", "c", "d", "e"])
-    job = Job(claim)
+    job, tasks = Job(claim), load_tasks()
     return [
-        Item(job, str(number), "interactive", Clock(0.0, 0.0), tokens=tokens)
+        Item(job, str(number), "interactive", Clock(0.0, 0.0), tasks=tasks, tokens=tokens)
         for number, tokens in enumerate(texts)
     ]
 
@@ -78,7 +80,6 @@ def test_labels(failures: list[Item], fail: Callable[[Item, Exception], None]) -
     engine, done = FullEngine(), list[Item]()
     stage = LabelStage(
         engine,
-        load_tasks(),
         Metrics(),
         queues=["interactive"],
         batch_tokens=1_000,
@@ -101,7 +102,6 @@ def test_replies(failures: list[Item], fail: Callable[[Item, Exception], None]) 
     engine = FullEngine()
     stage = ReplyStage(
         engine,
-        load_tasks(),
         Metrics(),
         queues=["interactive"],
         share=0.25,
