@@ -35,7 +35,7 @@ def make_decodes(
 ) -> list[Decode]:
     """What may run the replies, the first in doubt; several are a matter for ``fastest``.
 
-    ``auto`` is the loop on a CPU, where continuous batching was measured to be slower (docs/adr/020), and
+    ``auto`` is the loop on a CPU, where continuous batching was measured to be slower (docs/adr/021), and
     both on a CUDA device. Raises ``ConfigError`` when ``continuous`` is wanted and cannot be.
     """
     loop = DecodeLoop(model, writer, prefixes, kv_tokens)
