@@ -182,8 +182,8 @@ class Result(Reading):
     """What ``moodq:result:<id>`` holds. ``results`` is keyed by task name. ``cached`` says that the model was
     not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before, or a
     person has pinned a label to texts of its kind (``pinned``). ``truncated`` says that only the text's
-    beginning was read. ``revisions``: by task, of the definition that was asked. ``made_by`` has the tasks that a
-    remote endpoint answered; ``model`` answered the others."""
+    beginning was read. ``revisions``: by task, of the definition that was asked. ``made_by`` has the tasks
+    that a remote endpoint answered; ``model`` answered the others."""
 
     v: Literal[1] = 1
     id: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from moodq_config.tasks import GenerateTask, load_tasks
-from moodq_worker.engine_hf.prompts import generate_turns
+from moodq_worker.turns import generate_turns
 
 
 def test_an_example_of_a_label_stands_only_in_the_prompt_that_the_label_steers() -> None:
