@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench eval quality fuzz soak chaos scale injection audit clean
+.PHONY: help install model demo up test lint unit bench eval quality fuzz soak chaos injection audit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,9 +70,6 @@ soak: $(INSTALLED)  ## Mixed load for MINUTES=60; fails when anything grows; wri
 ITEMS ?= 10000
 chaos: $(INSTALLED)  ## Kill, stop, fill and cut everything under ITEMS=10000 texts; writes build/chaos/latest.json
 	@$(PY) -m tests.chaos --items $(ITEMS) $(CHAOS_ARGS)
-
-scale: $(INSTALLED) model  ## Several hosts on one server, as network namespaces; writes build/scale/latest.json
-	@$(PY) -m tests.scale $(SCALE_ARGS)
 
 injection: $(INSTALLED) model  ## How far texts can talk the model over; writes docs/security/prompt-injection.md
 	@$(PY) -m tests.bench.injection $(INJECTION_ARGS)

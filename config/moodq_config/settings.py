@@ -249,6 +249,13 @@ class Settings(RemoteSettings):
     log_texts: bool = Field(
         False, description="log texts, metadata and the words of errors that may quote them"
     )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="auto: text on a terminal, elsewhere JSON, one object a line"
+    )
+    log_jobs: Literal["auto", "all", "failed", "none"] = Field(
+        "auto",
+        description="jobs of which a worker logs a line when they end; auto: all in JSON, none in text",
+    )
 
     @field_validator("queues", "warm_tasks", mode="before")
     @classmethod

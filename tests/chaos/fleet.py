@@ -94,7 +94,7 @@ class Fleet:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_S
-        while self.logs().count(": ready: ") < self._size:
+        while self.logs().count("ready: worker ") < self._size:
             if time.monotonic() > deadline or any(worker.poll() is not None for worker in self._workers):
                 raise RuntimeError(f"the workers do not start:\n{self.logs()}")
             time.sleep(0.05)

@@ -152,6 +152,7 @@ def start_fake_worker(redis_url: str, connection: Redis, tmp_path: Path) -> Iter
             "MOODQ_METRICS_PORT": "0",
             "MOODQ_LEASE_S": "2",
             "MOODQ_DATA_DIR": str(tmp_path / "data"),
+            "MOODQ_LOG_FORMAT": "text",
         }
         log = tmp_path / f"{name}-{len(started)}.log"
         with log.open("wb") as output:

@@ -58,10 +58,13 @@ def wait_for_key(connection: Any, key: str) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_a_workers_log_cannot_be_forged_by_jobs_ids_fields_or_commands(
-    start_fake_worker: StartFakeWorker, connection: Any, push: Push
+    start_fake_worker: StartFakeWorker, connection: Any, push: Push, form: str
 ) -> None:
-    worker = start_fake_worker(MOODQ_LOG_LEVEL="DEBUG", MOODQ_MAX_ATTEMPTS="1")
+    worker = start_fake_worker(
+        MOODQ_LOG_LEVEL="DEBUG", MOODQ_MAX_ATTEMPTS="1", MOODQ_LOG_FORMAT=form, MOODQ_LOG_JOBS="all"
+    )
     push_raw(connection, HOSTILE, [{"text": "fine", "tasks": ["sentiment"]}])
     push_raw(connection, "named", [{"id": HOSTILE, "text": HOSTILE, "tasks": ["sentiment"]}])
     push_raw(connection, "tasked", [{"id": "tasked", "text": "fine", "tasks": [HOSTILE]}])
@@ -76,6 +79,9 @@ def test_a_workers_log_cannot_be_forged_by_jobs_ids_fields_or_commands(
     assert worker.stop() == 0
     output = worker.log.read_bytes()
     assert_harmless(output)
+    if form == "json":
+        ended = [line for line in map(json.loads, output.splitlines()) if line.get("event.action") == "job"]
+        assert len(ended) == 6
     assert b"RQ command" in output  # they were seen, and told
     assert b"unreadable RQ command" in output
 

@@ -7,6 +7,7 @@ import sys
 
 from moodq_config.errors import MoodqError
 from moodq_config.logs import configure_logs
+from moodq_config.names import WORKER_SERVICE
 from moodq_config.printable import printable
 from moodq_config.settings import load_settings
 from moodq_worker.wiring import run_worker
@@ -18,7 +19,7 @@ def main() -> int:
     """Build the settings, run a worker; a MoodqError becomes one line on stderr."""
     try:
         settings = load_settings()
-        configure_logs(settings)
+        configure_logs(settings, WORKER_SERVICE)
         return run_worker(settings)
     except MoodqError as error:
         sys.stderr.write(printable(f"moodq worker: {error}") + "\n")

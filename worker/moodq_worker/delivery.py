@@ -27,6 +27,7 @@ from moodq_config.errors import NEVER_RETRIED, TO_LOOK_AT, ErrorCode, MoodqError
 from moodq_config.names import events_key
 from moodq_worker.finishing import Finisher
 from moodq_worker.items import Item, Job
+from moodq_worker.job_log import JobLog
 from moodq_worker.metrics import Metrics
 from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_finish import WrittenResult
@@ -65,6 +66,7 @@ class Delivery:
         cache: ResultCache,
         *,
         finished: Callable[[Job], None],
+        job_log: JobLog,
     ) -> None:
         self._worker = worker
         self._finisher = Finisher(worker)
@@ -72,6 +74,7 @@ class Delivery:
         self._terms = terms
         self._cache = cache
         self._finished = finished
+        self._job_log = job_log
         self._items: list[Item] = []
         self._jobs: list[Job] = []
         self._events: list[tuple[Item, str, dict[str, Any]]] = []
@@ -151,11 +154,16 @@ class Delivery:
         self._metrics.result_write.observe(time.perf_counter() - began)
         for item, spent in zip(items, timings, strict=True):
             self._count(item, spent)
-        for job, value in zip(ended, values, strict=True):
-            if job.claim.execution.id in refused:
-                outcome = "failed"
-            else:
-                outcome = "done" if value is not None else self._fail(job)
+        outcomes = [
+            "failed"
+            if job.claim.execution.id in refused
+            else "done"
+            if value is not None
+            else self._fail(job)
+            for job, value in zip(ended, values, strict=True)
+        ]
+        self._job_log.ended(ended, outcomes)
+        for job, outcome in zip(ended, outcomes, strict=True):
             self._metrics.jobs.labels(job.claim.queue.name, outcome).inc()
             self._finished(job)
             job.items.clear()  # they refer to their job: without a cycle they are freed here and now

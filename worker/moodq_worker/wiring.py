@@ -23,6 +23,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from moodq_config.errors import ConfigError, ErrorCode, ModelError, MoodqError
+from moodq_config.logs import jobs_logged
 from moodq_config.memory import MIB
 from moodq_config.settings import Settings, server_url
 from moodq_config.task_file import TaskFile
@@ -36,6 +37,7 @@ from moodq_worker.health import HealthServer
 from moodq_worker.heartbeat import Heartbeat
 from moodq_worker.intake import Intake, IntakeLimits
 from moodq_worker.items import Job
+from moodq_worker.job_log import JobLog
 from moodq_worker.loop import Loop
 from moodq_worker.memory import MemoryGuard
 from moodq_worker.metrics import Metrics
@@ -184,7 +186,10 @@ class Worker:
             settings.retry_backoff_s,
             settings.max_retry_backoff_s,
         )
-        loop.delivery = delivery = Delivery(rq, self._metrics, terms, cache, finished=finished)
+        job_log = JobLog(jobs_logged(settings), worker=name, model=engine.info.ref)
+        loop.delivery = delivery = Delivery(
+            rq, self._metrics, terms, cache, finished=finished, job_log=job_log
+        )
 
         heartbeat = Heartbeat(
             rq,

@@ -1,0 +1,49 @@
+"""``docs/observability.md`` names exactly the fields that the line of a job has."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from moodq_config.contracts import ModelRef
+from moodq_config.logs import JsonFormatter
+from moodq_worker.items import Clock
+from moodq_worker.job_log import JobLog
+
+PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text("utf-8")
+
+
+def job_line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    """The line of a job with everything that one may have."""
+    clock = Clock(enqueued_at=time.time() - 0.2, claimed_at=time.time() - 0.1)
+    claim = SimpleNamespace(queue=SimpleNamespace(name="bulk"), attempt=1)
+    item = SimpleNamespace(clock=clock, error=SimpleNamespace(code="engine_failed"))
+    job: Any = SimpleNamespace(id="j", items=[item], skipped=0, claim=claim)
+    with caplog.at_level(logging.INFO):
+        lines = JobLog("all", worker="w", model=ModelRef(id="m", revision="r", precision="p"))
+        lines.ended([job], ["failed"])
+    formatter = JsonFormatter(always={"service.name": "moodq-worker"})
+    found: dict[str, Any] = json.loads(formatter.format(caplog.records[0]))
+    return found
+
+
+def test_the_page_lists_every_field_of_a_job_s_line_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    rows = re.findall(
+        r"^\| (`[@a-z][\w.@]*`(?:, `[\w.]+`)*) \|", PAGE.split("## Fields")[1], flags=re.MULTILINE
+    )
+    documented = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert documented == set(job_line(caplog))
+
+
+def test_the_line_that_the_page_shows_is_one(caplog: pytest.LogCaptureFixture) -> None:
+    [shown] = re.findall(r"^```json\n(\{.*\})\n```$", PAGE, flags=re.MULTILINE)
+    expected = job_line(caplog)
+    del expected["moodq.job.codes"]  # the job shown went well
+    assert list(json.loads(shown)) == list(expected)
