@@ -300,6 +300,10 @@ def test_interactive_goes_before_bulk_and_bulk_still_moves(connection: Any, star
     assert min(ends["bulk"]) < max(ends["interactive"])
 
 
+def value(text: str, series: str) -> float:
+    return float(next(line for line in text.splitlines() if line.startswith(f"{series} ")).split()[-1])
+
+
 def test_the_endpoints_tell_the_workers_state(connection: Any, start_fake_worker: Start) -> None:
     port = free_port()
     worker = start_fake_worker(MOODQ_METRICS_PORT=str(port))
@@ -326,7 +330,17 @@ def test_the_endpoints_tell_the_workers_state(connection: Any, start_fake_worker
     text = get("/metrics")[1]
     assert 'moodq_items_total{code="",outcome="done",task="sentiment"} 1.0' in text
     assert 'moodq_labels_total{label="positive",task="sentiment"} 1.0' in text
-    assert 'moodq_e2e_request_latency_seconds_count{task="reply"} 1.0' in text
+    for name in ("moodq_e2e_request_latency_seconds", "moodq_time_to_first_token_seconds"):
+        assert f'{name}_count{{queue="interactive",task="reply"}} 1.0' in text
+    assert 'moodq_label_confidence_bucket{le="0.9",task="sentiment"} 1.0' in text
+    assert 'moodq_job_attempts_bucket{le="1.0",queue="interactive"} 1.0' in text
+    assert 'moodq_jobs_total{outcome="taken_over",queue="bulk"} 0.0' in text
+    assert "moodq_worker_ready 1.0" in text
+    assert value(text, 'moodq_job_cost_seconds{queue="interactive"}') > 0
+    assert value(text, 'moodq_engine_seconds_total{stage="decode"}') > 0
+    assert value(text, "moodq_loop_turn_age_seconds") < 5
+    assert value(text, "process_resident_memory_bytes") > 1e6
+    assert 'moodq_queue_backlog_seconds{queue="interactive"} 0.0' in text
     assert 'moodq_queue_depth{queue="interactive"} 0.0' in text
     assert 'moodq_model_info{device="none",id="fake"' in text
     assert worker.process.poll() is None

@@ -21,14 +21,15 @@ class _NoQueues(QueueCollector):
     """The collector's metric families without a server behind it."""
 
     def __init__(self) -> None:
-        super().__init__(Redis(), [], 0)
+        super().__init__(Redis(), [], 0, dict)
 
     def _used_bytes(self) -> float:
         return 0.0
 
 
 def _documented() -> dict[str, str]:
-    rows = re.findall(r"^\| `(moodq_\w+)` \| (\w+) \|", DOC.read_text("utf-8"), flags=re.MULTILINE)
+    row = r"^\| `((?:moodq|process)_\w+)` \| (\w+) \|"
+    rows = re.findall(row, DOC.read_text("utf-8"), flags=re.MULTILINE)
     assert rows
     return dict(rows)
 

@@ -21,7 +21,7 @@ from typing import Any
 from pydantic_core import to_json
 from redis.exceptions import RedisError
 
-from moodq_config.answers import Answer, ChosenLabel, LabelScores, LabelSet
+from moodq_config.answers import Answer
 from moodq_config.contracts import ModelRef, Result, ResultStatus, Timings
 from moodq_config.errors import NEVER_RETRIED, TO_LOOK_AT, ErrorCode, MoodqError
 from moodq_config.names import events_key
@@ -32,6 +32,7 @@ from moodq_worker.metrics import Metrics
 from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_worker import BatchWorker
+from moodq_worker.tally import count_round
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +153,7 @@ class Delivery:
         began = time.perf_counter()
         refused = self._finisher.finish(results, well)
         self._metrics.result_write.observe(time.perf_counter() - began)
-        for item, spent in zip(items, timings, strict=True):
-            self._count(item, spent)
+        count_round(self._metrics, items, timings)
         outcomes = [
             "failed"
             if job.claim.execution.id in refused
@@ -165,6 +165,8 @@ class Delivery:
         self._job_log.ended(ended, outcomes)
         for job, outcome in zip(ended, outcomes, strict=True):
             self._metrics.jobs.labels(job.claim.queue.name, outcome).inc()
+            if outcome != "retried":
+                self._metrics.attempts.labels(job.claim.queue.name).observe(job.claim.attempt)
             self._finished(job)
             job.items.clear()  # they refer to their job: without a cycle they are freed here and now
 
@@ -255,27 +257,6 @@ class Delivery:
 
     def _retries(self, job: Job) -> bool:
         return any(self._will_retry(item) for item in job.items)
-
-    def _count(self, item: Item, timings: Timings) -> None:
-        metrics = self._metrics
-        if item.told:
-            return
-        if item.error is not None:
-            for task in list(item.results) or ["none"]:
-                metrics.count_item(task, "failed", str(item.error.code), timings)
-        elif item.request is not None:
-            for task in item.request.tasks:
-                metrics.count_item(task, "done", "", timings)
-        for task, found in item.scores.items():
-            if task in item.choosing:
-                continue  # labels of the request: anybody could make as many series as they like
-            if isinstance(found, LabelScores | ChosenLabel):
-                metrics.count_label(task, found.label)
-            elif isinstance(found, LabelSet):
-                for label in found.labels:
-                    metrics.count_label(task, label)
-        for task in item.cache_keys.keys() | item.cached.keys():
-            metrics.count_lookup(task, item.cached.get(task, "miss"))
 
 
 def _summary(errors: list[MoodqError]) -> MoodqError:

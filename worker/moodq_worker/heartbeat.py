@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from redis.exceptions import RedisError
 
@@ -23,7 +23,8 @@ BEATS_PER_LEASE = 3
 
 
 class Heartbeat:
-    """``gave_up`` gets every job whose attempts are used up; the caller writes its failed results."""
+    """``gave_up`` gets every job whose attempts are used up; the caller writes its failed results.
+    ``requeued`` gets how many jobs of each queue were put back."""
 
     def __init__(
         self,
@@ -33,7 +34,7 @@ class Heartbeat:
         hung: Callable[[], bool],
         on_hang: Callable[[], None],
         gave_up: Callable[[Claim], None],
-        requeued: Callable[[int], None],
+        requeued: Callable[[Mapping[str, int]], None],
     ) -> None:
         self._worker = worker
         self._every_s = lease_s / BEATS_PER_LEASE
@@ -71,6 +72,6 @@ class Heartbeat:
         taken = self._worker.take_over()
         if taken.requeued:
             log.warning("took over %d jobs of a dead worker", taken.requeued)
-            self._requeued(taken.requeued)
+            self._requeued(taken.by_queue)
         for claim in taken.given_up:
             self._gave_up(claim)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -103,7 +104,8 @@ class LabelStage:
             item.job.started = True
             if item.clock.started is None:
                 item.clock.started = began
-        scores = self._label_or_halve(group, items)
+        with self._metrics.cost.engine("prefill", Counter(item.queue for item in items)):
+            scores = self._label_or_halve(group, items)
         spent = time.monotonic() - began
         self._observe(group, batch, spent)
         for item in items:
@@ -206,9 +208,7 @@ class LabelStage:
         self._metrics.batch_items.labels(task).observe(len(batch))
         self._metrics.batch_tokens.labels(task).observe(tokens)
         self._metrics.count_prefill(tokens, cached * len(batch))
-        prefill_time = self._metrics.prefill_time.labels(task)
-        for _ in batch:
-            prefill_time.observe(spent)
+        self._metrics.prefill_time.labels(task).observe(spent, times=len(batch))
 
 
 def _group(entry: Entry[Item]) -> Group:

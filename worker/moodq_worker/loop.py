@@ -113,6 +113,7 @@ class Loop:
             self._jobs[job.claim.execution.id] = job
             self._in_hand[job.claim.queue.name] += len(job.items)
             self._wake.notify()
+        self._metrics.cost.took()
         if job.claim.queue.name == self._first_queue:
             self._preemption.came()
 
@@ -128,6 +129,7 @@ class Loop:
             self._jobs.pop(job.claim.execution.id, None)
             self._in_hand[job.claim.queue.name] -= len(job.items)
             self._wake.notify()
+        self._metrics.cost.ended(job.claim.queue.name)
 
     def cancel(self, item_id: str) -> None:
         """Do nothing more for an item in hand; its running reply stops before the next decode step."""

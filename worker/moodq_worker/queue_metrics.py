@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -15,11 +15,22 @@ from rq.utils import as_text, str_to_date
 
 
 class QueueCollector(Collector):
-    """Depth and age by queue, and the memory of Redis beside its limit; absent while Redis is."""
+    """Depth, age and backlog by queue, and the memory of Redis beside its limit; absent while Redis is.
 
-    def __init__(self, connection: Redis, queues: Sequence[str], max_bytes: int) -> None:
+    ``seconds_per_job`` by queue: what a job costs this worker. Every worker tells the same depths; they are
+    not to be added up.
+    """
+
+    def __init__(
+        self,
+        connection: Redis,
+        queues: Sequence[str],
+        max_bytes: int,
+        seconds_per_job: Callable[[], Mapping[str, float]],
+    ) -> None:
         self._connection = connection
         self._max_bytes = max_bytes
+        self._seconds_per_job = seconds_per_job
         self._queues = [Queue(name, connection=connection) for name in queues]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
@@ -27,6 +38,14 @@ class QueueCollector(Collector):
         age = GaugeMetricFamily(
             "moodq_queue_oldest_age_seconds", "Age of the job at the queue's head", labels=["queue"]
         )
+        backlog = GaugeMetricFamily(
+            "moodq_queue_backlog_seconds", "Depth by the measured cost of a job", labels=["queue"]
+        )
+        cost = GaugeMetricFamily("moodq_job_cost_seconds", "This worker's time a job", labels=["queue"])
+        costs = self._seconds_per_job()
+        for name, seconds in costs.items():
+            cost.add_metric([name], seconds)
+        yield cost
         used = GaugeMetricFamily("moodq_redis_used_bytes", "Memory Redis uses")
         limit = GaugeMetricFamily("moodq_redis_limit_bytes", "Memory Redis may use, MOODQ_MAX_REDIS_MB")
         try:
@@ -36,10 +55,13 @@ class QueueCollector(Collector):
                 length, head = self._length_and_age(queue)
                 depth.add_metric([queue.name], length)
                 age.add_metric([queue.name], head)
+                if queue.name in costs or not length:
+                    backlog.add_metric([queue.name], length * costs.get(queue.name, 0.0))
         except RedisError:
             return
         yield depth
         yield age
+        yield backlog
         yield used
         yield limit
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from moodq_config.answers import GeneratedText, Writing
@@ -146,7 +147,7 @@ class ReplyStage:
             if item.clock.started is None:
                 item.clock.started = began
         try:
-            with self._timer.one_pass():
+            with self._in_engine("prefill", items), self._timer.one_pass():
                 self._engine.admit([self._generation(item) for item in items])
         except Exception as error:  # noqa: BLE001 - as for labels
             failed: Exception | None = error if len(items) == 1 else error.with_traceback(None)
@@ -170,9 +171,12 @@ class ReplyStage:
             item.pieces.clear()
             task = item.generates_todo[0]
             self._metrics.prefill_time.labels(task).observe(now - began)
-            self._metrics.first_token.labels(task).observe(item.clock.timings().total / 1000)
+            self._metrics.first_token.labels(item.queue, task).observe(item.clock.timings().total / 1000)
             cached = self._engine.prompt_tokens(task, item.lang, of=item.tasks)
             self._metrics.count_prefill(len(item.tokens) + SUFFIX_TOKENS, cached)
+
+    def _in_engine(self, stage: str, items: Iterable[Item]) -> AbstractContextManager[None]:
+        return self._metrics.cost.engine(stage, Counter(item.queue for item in items))
 
     def _generation(self, item: Item) -> Generation:
         task = item.tasks[item.generates_todo[0]]
@@ -182,7 +186,7 @@ class ReplyStage:
     def _step(self) -> None:
         began = time.monotonic()
         try:
-            with self._timer.one_pass():
+            with self._in_engine("decode", self._running.values()), self._timer.one_pass():
                 events = self._engine.step()
         except Exception as error:  # noqa: BLE001 - as for labels
             failed: Exception | None = error

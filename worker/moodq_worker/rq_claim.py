@@ -28,10 +28,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """``given_up`` are jobs whose attempts are used up; they are in hand and the caller fails them."""
+    """``by_queue``: how many were put back. ``given_up`` are jobs whose attempts are used up; they are in
+    hand and the caller fails them."""
 
-    requeued: int
+    by_queue: dict[str, int]
     given_up: list[Claim]
+
+    @property
+    def requeued(self) -> int:
+        return sum(self.by_queue.values())
 
 
 def fresh_ids(count: int) -> list[str]:

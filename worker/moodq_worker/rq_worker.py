@@ -289,12 +289,14 @@ class BatchWorker(HookedWorker):
     def take_over(self) -> TakenOver:
         """Put jobs whose lease has ended back in front of their queues, or give them up after
         ``max_attempts``. Also removes expired entries from the registries, once a minute."""
-        requeued, given_up = 0, []
+        requeued: dict[str, int] = {}
+        given_up = []
         for queue in self.queues:
             count, rows = self._scripts.take_over(
                 [queue.key, queue.started_job_registry.key], limit=TAKE_OVER_LIMIT
             )
-            requeued += count
+            if count:
+                requeued[queue.name] = count
             for row in rows:
                 claim = self._in_hand(queue, *row)
                 claim.execution.worker_name = claim.job.worker_name or ""

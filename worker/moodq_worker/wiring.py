@@ -19,6 +19,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from prometheus_client import disable_created_metrics
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -75,16 +76,25 @@ class Worker:
         self._settings = settings
         self._task_file = TaskFile(settings.tasks_file, partial(_check_tasks, settings))
         self._connection: Redis = connect(settings)
+        disable_created_metrics()  # a second series for each counter
         self._metrics = Metrics()
         self._metrics.registry.register(
-            QueueCollector(self._connection, settings.queues, settings.max_redis_mb * MIB)
+            QueueCollector(
+                self._connection,
+                settings.queues,
+                settings.max_redis_mb * MIB,
+                self._metrics.cost.seconds_per_job,
+            )
         )
+        self._metrics.begin(settings.queues)
         self._hand_off = _hand_off(settings, self._task_file.tasks, self._metrics, self._connection)
         self._ready = threading.Event()
         self._loop: Loop | None = None
         self._rq: BatchWorker | None = None
         self._loop_ended = threading.Event()
         self._abandoned = False
+        self._metrics.ready.set_function(lambda: float(self._ready.is_set()))
+        self._metrics.turn_age.set_function(self._turn_age_s)
         self._health = HealthServer(
             settings.metrics_host,
             settings.metrics_port,
@@ -116,6 +126,7 @@ class Worker:
             id_prefixes=settings.queue_id_prefixes,
         )
         budget = settings.batch_tokens or engine.best_batch_tokens()
+        self._metrics.batch_limit.set(budget)
         loop = Loop(
             engine,
             tasks,
@@ -194,10 +205,10 @@ class Worker:
         heartbeat = Heartbeat(
             rq,
             lease_s=settings.lease_s,
-            hung=lambda: time.monotonic() - loop.last_turn > settings.hang_timeout_s,
+            hung=lambda: self._turn_age_s() > settings.hang_timeout_s,
             on_hang=lambda: os._exit(EXIT_HUNG),
             gave_up=lambda claim: intake.take([claim]),
-            requeued=lambda count: self._metrics.jobs.labels("any", "taken_over").inc(count),
+            requeued=self._metrics.count_taken_over,
         )
 
         def drain() -> None:
@@ -311,9 +322,10 @@ class Worker:
         threading.Thread(target=end, name="put-back", daemon=True).start()
 
     def _not_alive(self) -> str | None:
-        if self._loop is not None and time.monotonic() - self._loop.last_turn > self._settings.hang_timeout_s:
-            return "the engine is stuck"
-        return None
+        return "the engine is stuck" if self._turn_age_s() > self._settings.hang_timeout_s else None
+
+    def _turn_age_s(self) -> float:
+        return time.monotonic() - self._loop.last_turn if self._loop is not None else 0.0
 
     def _not_ready(self) -> str | None:
         return None if self._ready.is_set() else "loading or draining"
