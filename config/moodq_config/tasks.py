@@ -63,21 +63,8 @@ class TaskSet(Mapping[str, Task]):
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self._tasks = dict(tasks)
-        for task in self._tasks.values():
-            if isinstance(task, GenerateTask) and task.after:
-                judge = self._tasks.get(task.after)
-                if not isinstance(judge, LabelTask):
-                    raise ConfigError(
-                        f"tasks.{task.name}.after: {task.after!r} is not a label task",
-                        code=ErrorCode.TASKS_INVALID,
-                    )
-                for lang, prompt in task.prompt.items():
-                    if prompt.steer and set(prompt.steer) != set(judge.labels):
-                        raise ConfigError(
-                            f"tasks.{task.name}.prompt.{lang}.steer must have exactly the labels "
-                            f"{list(judge.labels)} of {judge.name!r}",
-                            code=ErrorCode.TASKS_INVALID,
-                        )
+        for message in unfit(self._tasks):
+            raise ConfigError(message, code=ErrorCode.TASKS_INVALID)
         self._dumped = {name: task.model_dump_json() for name, task in sorted(self._tasks.items())}
         self.revision = _digest(self._dumped.values())
         self._revisions = {
@@ -153,23 +140,46 @@ class TaskSet(Mapping[str, Task]):
 def load_tasks(overlay: Path | None = None, check: Callable[[TaskSet], None] | None = None) -> TaskSet:
     """The shipped tasks, overlaid by the tasks of ``overlay``. ``check`` may raise ``ConfigError`` too, with
     the field first in its message. Raises ``ConfigError`` (tasks_invalid) naming file, line and field."""
-    tasks = dict(_shipped())
+    tasks = dict(shipped_tasks())
     text = ""
     if overlay is not None:
-        try:
-            text = overlay.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"MOODQ_TASKS_FILE: cannot read {overlay}: {error}", code=ErrorCode.TASKS_INVALID
-            ) from error
+        text = read_text(overlay)
         tasks |= parse_tasks(text, str(overlay))
     try:
         checked = TaskSet(tasks)
         if check is not None:
             check(checked)
     except ConfigError as error:
-        raise located(error, text, str(overlay or "tasks.toml")) from None
+        [fault] = located([error.message], text)
+        raise ConfigError(fault.told(str(overlay or "tasks.toml")), code=error.code) from None
     return checked
+
+
+def unfit(tasks: Mapping[str, Task]) -> Iterator[str]:
+    """What tasks, each in order by itself, say of one another that does not fit."""
+    for task in tasks.values():
+        if isinstance(task, GenerateTask) and task.after:
+            judge = tasks.get(task.after)
+            if not isinstance(judge, LabelTask):
+                labels = ", ".join(name for name, other in tasks.items() if isinstance(other, LabelTask))
+                yield f"tasks.{task.name}.after: {task.after!r} is not a label task; these are: {labels}"
+                continue
+            for lang, prompt in task.prompt.items():
+                if prompt.steer and set(prompt.steer) != set(judge.labels):
+                    yield (
+                        f"tasks.{task.name}.prompt.{lang}.steer must have exactly the labels "
+                        f"{list(judge.labels)} of {judge.name!r}"
+                    )
+
+
+def read_text(path: Path) -> str:
+    """A tasks file as text. Raises ``ConfigError`` (tasks_invalid)."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"MOODQ_TASKS_FILE: cannot read {path}: {error}", code=ErrorCode.TASKS_INVALID
+        ) from error
 
 
 def detect_lang(text: str) -> Lang:
@@ -186,6 +196,7 @@ def _digest(dumped: Iterable[str]) -> str:
 
 
 @cache
-def _shipped() -> Mapping[str, Task]:
+def shipped_tasks() -> Mapping[str, Task]:
+    """Those of the file that comes with moodq, by name."""
     text = resources.files("moodq_config").joinpath("tasks.toml").read_text("utf-8")
     return parse_tasks(text, "tasks.toml")

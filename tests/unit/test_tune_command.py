@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from moodq_config.answers import Judgement, LabelScores
 from moodq_config.errors import ConfigError
+from moodq_config.task_toml import task_toml
 from moodq_config.tasks import LabelTask, Lang, TaskSet, load_tasks
 from moodq_worker import wiring
 from moodq_worker.engine_fake import FakeEngine
 from moodq_worker.quality.cli_tune import tune_command
-from moodq_worker.quality.task_file import task_toml
 
 #: What the engine says is so many times the truth, less so much: too sure, and leaning to the negative.
 TOO_SURE, LEANS = 3.0, 1.5

@@ -7,16 +7,16 @@ validated, by another library.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from llguidance import LLMatcher
 
 from moodq_config.answers import Extracted
 from moodq_config.errors import ConfigError, ErrorCode, ModelError
-from moodq_config.tasks import ExtractTask, TaskSet
+from moodq_config.tasks import ExtractTask, Task, TaskSet
 
 #: JSON as examples show it and as it is written.
 ITEM_SEPARATOR, KEY_SEPARATOR = ", ", ": "
@@ -43,31 +43,44 @@ def grammar_of(schema: Mapping[str, Any]) -> str:
 def check_schemas(tasks: TaskSet) -> None:
     """Raises ``ConfigError`` (tasks_invalid) naming the task whose schema cannot be written to, or whose
     example its own schema refuses."""
-    for task in tasks.extracts():
-        where = f"tasks.{task.name}.schema"
-        try:
-            Draft202012Validator.check_schema(task.json_schema)
-        except SchemaError as error:
-            raise ConfigError(f"{where}: {error.message}", code=ErrorCode.TASKS_INVALID) from None
-        if problem := LLMatcher.validate_grammar(grammar_of(task.json_schema)):
-            raise ConfigError(f"{where}: {_first_line(problem)}", code=ErrorCode.TASKS_INVALID)
-        try:
-            Draft202012Validator(task.json_schema).is_valid(None)
-        except RecursionError:
-            raise ConfigError(
-                f"{where}: it refers to itself without end; name a type on the way",
-                code=ErrorCode.TASKS_INVALID,
-            ) from None
-        for lang, prompt in task.prompt.items():
-            for number, example in enumerate(prompt.examples):
-                try:
-                    Draft202012Validator(task.json_schema).validate(example.data)
-                except ValidationError as error:
-                    raise ConfigError(
-                        f"tasks.{task.name}.prompt.{lang}.examples.{number}.data: {error.message}; the "
-                        "task's schema must allow it",
-                        code=ErrorCode.TASKS_INVALID,
-                    ) from None
+    for message in schema_faults(tasks.extracts()):
+        raise ConfigError(message, code=ErrorCode.TASKS_INVALID)
+
+
+def schema_faults(tasks: Iterable[Task]) -> Iterator[str]:
+    """All that is wrong with the schemas of ``tasks`` and with their examples, each beginning with the
+    field."""
+    for task in tasks:
+        if isinstance(task, ExtractTask):
+            if problem := _schema_problem(task.json_schema):
+                yield f"tasks.{task.name}.schema: {problem}"
+            else:
+                yield from _example_faults(task)
+
+
+def _schema_problem(schema: dict[str, Any]) -> str | None:
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return str(error.message)
+    if problem := LLMatcher.validate_grammar(grammar_of(schema)):
+        return _first_line(problem)
+    try:
+        Draft202012Validator(schema).is_valid(None)
+    except RecursionError:
+        return "it refers to itself without end; name a type on the way"
+    return None
+
+
+def _example_faults(task: ExtractTask) -> Iterator[str]:
+    validator = Draft202012Validator(task.json_schema)
+    for lang, prompt in task.prompt.items():
+        for number, example in enumerate(prompt.examples):
+            if (error := best_match(validator.iter_errors(example.data))) is not None:
+                yield (
+                    f"tasks.{task.name}.prompt.{lang}.examples.{number}.data: {error.message}; the task's "
+                    "schema must allow it"
+                )
 
 
 def read_extracted(task: ExtractTask, text: str, tokens: int, *, ended: bool) -> Extracted:

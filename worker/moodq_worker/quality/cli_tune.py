@@ -55,9 +55,9 @@ def tune_command(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from moodq_config.task_toml import task_toml
     from moodq_worker.quality.examples import read_examples, sampled
     from moodq_worker.quality.screen import show_tuned
-    from moodq_worker.quality.task_file import task_toml
     from moodq_worker.quality.tune import Candidate, too_few, tried, winner
     from moodq_worker.wiring import build_engine
 
