@@ -29,16 +29,12 @@ def moodq(*words: str, cwd: Path, files: ModelFiles) -> subprocess.CompletedProc
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [("等了两个小时还没到，差评", "negative"), ("Great flight, friendly crew, thank you!", "positive")],
-)
 def test_a_text_gets_its_label_from_the_real_model_without_redis(
-    text: str, label: str, tmp_path: Path, model_files: ModelFiles
+    tmp_path: Path, model_files: ModelFiles
 ) -> None:
-    done = moodq("try", "sentiment", text, cwd=tmp_path, files=model_files)
+    done = moodq("try", "sentiment", "等了两个小时还没到，差评", cwd=tmp_path, files=model_files)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"sentiment: {label} ")
+    assert done.stdout.startswith("sentiment: negative ")
     assert f"task revision {load_tasks().revision_of('sentiment')}" in done.stdout
 
 
@@ -49,12 +45,19 @@ def test_an_edited_copy_of_a_shipped_task_is_tried_before_it_is_put_in_force(
     mine = tmp_path / "mine.toml"
     mine.write_text(shown.stdout.replace("max_new_tokens = 80", "max_new_tokens = 12"), "utf-8")
     done = moodq(
-        "try", "reply", "这件外套能机洗吗？", "--file", str(mine), "--json", cwd=tmp_path, files=model_files
+        "try",
+        "reply",
+        "Can I wash this coat in the machine?",
+        "--file",
+        str(mine),
+        "--json",
+        cwd=tmp_path,
+        files=model_files,
     )
     assert done.returncode == 0, done.stderr
     result = Result.model_validate_json(done.stdout)
     answer = result.results["reply"]
     assert isinstance(answer, GeneratedText)
     assert 0 < answer.tokens <= 12
-    assert any("\u4e00" <= char <= "\u9fff" for char in answer.text)
+    assert answer.text.isascii()
     assert result.revisions == {"reply": load_tasks(mine).revision_of("reply")}

@@ -69,7 +69,7 @@ def test_the_help_loads_no_model_library(tmp_path: Path) -> None:
     assert not {"torch", "transformers"} & imported_by("--help", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("command", ["send", "result", "stats", "config"])
+@pytest.mark.parametrize("command", ["send", "result", "stats", "config", "tasks"])
 def test_the_help_of_a_producers_command_loads_neither_model_nor_queue(command: str, tmp_path: Path) -> None:
     modules = imported_by(command, "--help", cwd=tmp_path)
     assert not {"torch", "transformers", "moodq_worker", "redis", "rq", "rich"} & modules
