@@ -200,7 +200,7 @@ class Settings(RemoteSettings):
     )
     max_replies: int = Field(32, ge=1, le=256, description="texts generated together at most")
     kv_tokens: int = Field(
-        16_384,
+        24_576,
         ge=1_024,
         le=16_777_216,
         description="KV cache of running replies at most, in tokens: rows times the longest, or all pages",

@@ -299,7 +299,7 @@ def load_engine(
     device: str,
     precision: str,
     threads: int,
-    kv_tokens: int = 16_384,
+    kv_tokens: int = 24_576,
     prefix_tokens: int = 16_384,
     decode: str = "auto",
 ) -> HfEngine:
