@@ -15,7 +15,7 @@ from .child import Child
 TASK = "sentiment"
 GROWTH_SECONDS = 1.0
 #: KV cache of the replies, as a worker has it by default.
-KV_TOKENS = 16_384
+KV_TOKENS = 24_576
 
 
 class EngineModel:
