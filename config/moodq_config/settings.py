@@ -159,6 +159,11 @@ class Settings(RemoteSettings):
     worker_name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9_.\-]{1,128}$", description="unset: host and pid"
     )
+    processes: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        1,
+        description="worker processes of one `moodq worker`, each with its group of cores or its GPU; "
+        "auto: one a GPU, else one for 8 cores",
+    )
     lease_s: float = Field(
         30.0, ge=2.0, le=600.0, description="seconds without a heartbeat after which a job is taken over"
     )
@@ -242,7 +247,9 @@ class Settings(RemoteSettings):
 
     # endpoints
     metrics_host: str = Field("127.0.0.1", min_length=1, max_length=255)
-    metrics_port: int = Field(9464, ge=0, le=65_535, description="0: any free port")
+    metrics_port: int = Field(
+        9464, ge=0, le=65_535, description="the next ones for further processes; 0: any free port"
+    )
 
     # logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")

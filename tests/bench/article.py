@@ -26,7 +26,7 @@ class ArticleModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
-        from moodq_worker.engine_hf.hardware import usable_cores
+        from moodq_worker.cores import usable_cores
 
         logging.disable_progress_bar()
         torch.set_num_threads(usable_cores())

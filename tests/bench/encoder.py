@@ -22,7 +22,7 @@ class EncoderModel:
         import torch
         from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
-        from moodq_worker.engine_hf.hardware import usable_cores
+        from moodq_worker.cores import usable_cores
 
         torch.set_num_threads(usable_cores())
         self._torch = torch

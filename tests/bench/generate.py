@@ -15,7 +15,8 @@ class GenerateModel:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
-        from moodq_worker.engine_hf.hardware import choose_device, usable_cores
+        from moodq_worker.cores import usable_cores
+        from moodq_worker.engine_hf.hardware import choose_device
 
         logging.disable_progress_bar()
         logging.set_verbosity_error()

@@ -29,7 +29,7 @@ class LlamaModel:
     def __init__(self, gguf: str, extra_buffers: bool) -> None:
         import llama_cpp
 
-        from moodq_worker.engine_hf.hardware import usable_cores
+        from moodq_worker.cores import usable_cores
 
         self._lib: Any = llama_cpp
         llama_cpp.llama_backend_init()

@@ -22,7 +22,7 @@ class MatmulPeak:
     def __init__(self) -> None:
         import torch
 
-        from moodq_worker.engine_hf.hardware import usable_cores
+        from moodq_worker.cores import usable_cores
 
         torch.set_num_threads(usable_cores())
         self._torch = torch

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moodq_worker.wiring import EXIT_HUNG
+from moodq_worker.exit_codes import EXIT_HUNG
 
 from .fleet import ROOT, Fleet
 from .proxy import CuttingProxy

@@ -22,7 +22,7 @@ from rq.serializers import JSONSerializer
 from moodq_config.names import events_key, result_key
 from moodq_config.settings import load_settings
 from moodq_producer import AsyncClient, BadInput, Client
-from moodq_worker.wiring import EXIT_PUT_BACK
+from moodq_worker.exit_codes import EXIT_PUT_BACK
 
 Start = Callable[..., Any]
 WAIT_S = 60.0

@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 
 from moodq_config.settings import load_settings
 from moodq_producer import Client, Result
-from moodq_worker.wiring import EXIT_HUNG
+from moodq_worker.exit_codes import EXIT_HUNG
 
 WAIT_S = 120.0
 NEIGHBOURS = [f"neighbour-{number}" for number in range(8)]

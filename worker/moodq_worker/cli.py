@@ -16,11 +16,17 @@ def _say(line: str) -> None:
 
 
 @click.command()
-def worker() -> None:
-    """Run one worker in the foreground until SIGTERM; start as many as you like.
+@click.option(
+    "--processes", metavar="N|auto",
+    help="Worker processes, each with a group of cores or a GPU of its own. Default: MOODQ_PROCESSES, 1.",
+)  # fmt: skip
+def worker(processes: str | None) -> None:
+    """Run a worker in the foreground until SIGTERM; start as many as you like.
 
     Needs a Redis: MOODQ_REDIS_URL, or the one `moodq up` started. A second worker on the same machine
-    needs a metrics port of its own; MOODQ_METRICS_PORT=0 takes any free one.
+    needs a metrics port of its own; MOODQ_METRICS_PORT=0 takes any free one. With --processes the ports
+    follow one another from MOODQ_METRICS_PORT on, a process that dies is started again, and the first one
+    starts alone: one that cannot start ends all, with its exit code.
 
     SIGTERM or Ctrl-C lets it finish what it has started, for MOODQ_DRAIN_TIMEOUT_S; a second one puts that
     back in front of its queue at once.
@@ -31,7 +37,7 @@ def worker() -> None:
     """
     from moodq_worker.__main__ import main
 
-    sys.exit(main())
+    sys.exit(main(processes))
 
 
 @click.command()

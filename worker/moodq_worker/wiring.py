@@ -33,6 +33,7 @@ from moodq_worker.connection import connect, unreachable
 from moodq_worker.delivery import Delivery, Terms
 from moodq_worker.engine import Engine
 from moodq_worker.engine_fake import FakeEngine
+from moodq_worker.exit_codes import EXIT_HUNG, EXIT_PUT_BACK, EXIT_THREAD_DIED
 from moodq_worker.extraction import check_schemas
 from moodq_worker.health import HealthServer
 from moodq_worker.heartbeat import Heartbeat
@@ -42,6 +43,7 @@ from moodq_worker.job_log import JobLog
 from moodq_worker.loop import Loop
 from moodq_worker.memory import MemoryGuard
 from moodq_worker.metrics import Metrics
+from moodq_worker.notify import READY, STOPPING, notify
 from moodq_worker.openmp import wait_briefly
 from moodq_worker.pace import Pace
 from moodq_worker.pins import Pins
@@ -59,14 +61,8 @@ log = logging.getLogger(__name__)
 
 #: Objects made more than freed after which Python looks for cycles.
 GC_NEW_OBJECTS = 50_000
-#: Exit code after a second signal: what ran was put back, unfinished (EX_TEMPFAIL of sysexits.h).
-EXIT_PUT_BACK = 75
 #: Seconds a pass may take to notice that it is not wanted any more; then the process ends without it.
 ABANDON_S = 2.0
-#: Exit code of a worker whose engine is stuck; a supervisor starts it again.
-EXIT_HUNG = 70
-#: Exit code when a thread died of an error nobody foresaw: better gone, and its jobs taken over, than deaf.
-EXIT_THREAD_DIED = 71
 
 
 class Worker:
@@ -213,6 +209,7 @@ class Worker:
 
         def drain() -> None:
             self._ready.clear()
+            notify(STOPPING)
             intake.request_stop()
             loop.drain(settings.drain_timeout_s)
 
@@ -233,6 +230,7 @@ class Worker:
             self._hand_off.start()
             log.info("hand-off: some texts go to %s", settings.remote_url)
         self._ready.set()
+        notify(READY)
         log.info(
             "ready: worker %s, queues %s, batches of %d tokens, metrics on port %d",
             name,

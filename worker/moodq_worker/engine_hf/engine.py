@@ -26,6 +26,7 @@ from moodq_config.contracts import ModelRef
 from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.task_kinds import ExtractTask, GenerateTask, Lang, RerankTask, Task, WriteTask
 from moodq_config.tasks import TaskSet
+from moodq_worker.cores import usable_cores
 from moodq_worker.engine import DecodeEvent, Generation, ModelInfo
 from moodq_worker.engine_hf.batch_budget import BATCH_TOKENS, best_batch_tokens
 from moodq_worker.engine_hf.calibrate import calibrate
@@ -37,7 +38,6 @@ from moodq_worker.engine_hf.hardware import (
     choose_device,
     choose_precision,
     give_back_memory,
-    usable_cores,
 )
 from moodq_worker.engine_hf.int8 import Int8Output, quantize
 from moodq_worker.engine_hf.kv_cache import Prefix

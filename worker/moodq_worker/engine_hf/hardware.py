@@ -1,10 +1,8 @@
-"""What this process may really use: device, precision, cores."""
+"""What the engine computes on and in: device and precision."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-from pathlib import Path
 
 import torch
 
@@ -40,13 +38,6 @@ def choose_precision(wanted: str, device: torch.device) -> str:
     return "bf16" if _cpu_multiplies_bf16() else "fp32"
 
 
-def usable_cores() -> int:
-    """Cores this process may use: the smaller of its affinity and its cgroup's quota, at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota()
-    return max(1, min(affinity, int(quota) if quota else affinity))
-
-
 def give_back_memory() -> None:
     """Return freed pages to the system where the C library can (glibc keeps them otherwise)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -59,22 +50,3 @@ def _cpu_multiplies_bf16() -> bool:
     return bool(
         capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16")
     )
-
-
-def _cgroup_quota() -> float | None:
-    """Cores the cgroup grants (v2, then v1), or None when it sets no limit."""
-    for path, parse in (
-        ("/sys/fs/cgroup/cpu.max", lambda text: text.split()),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", lambda text: [text.strip(), _v1_period()]),
-    ):
-        try:
-            quota, period = parse(Path(path).read_text())
-        except (OSError, ValueError):
-            continue
-        if quota not in ("max", "-1") and float(period) > 0:
-            return float(quota) / float(period)
-    return None
-
-
-def _v1_period() -> str:
-    return Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
