@@ -37,10 +37,8 @@ FAILURE_FIELD = "moodq_failure"
 #: Field of RQ's job hash in which claims count how often the job was started.
 ATTEMPTS_FIELD = "moodq_attempts"
 
-#: Set of the metrics addresses (host:port) of live workers is kept by RQ's own worker registry; this hash
-#: maps a worker's name to a JSON of {model, tasks, limits} so that producers can tell what is running.
+#: What a living worker tells of itself, as JSON (``worker_info``).
 WORKER_INFO_PREFIX = "moodq:worker:"
-
 
 #: Ids RQ takes for a job; an item's may have dots too.
 _JOB_ID = re.compile(r"[A-Za-z0-9_\-]+")
@@ -58,6 +56,11 @@ def job_id(item_ids: Sequence[str], prefix: str = "") -> str:
 def result_key(item_id: str) -> str:
     """The string key that holds an item's result as JSON, with a TTL."""
     return RESULT_PREFIX + item_id
+
+
+def worker_info_key(worker: str) -> str:
+    """The string key that holds what a worker of this name tells of itself, with a short TTL."""
+    return WORKER_INFO_PREFIX + worker
 
 
 def rate_key(client: str) -> str:

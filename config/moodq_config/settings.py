@@ -250,6 +250,12 @@ class Settings(RemoteSettings):
     metrics_port: int = Field(
         9464, ge=0, le=65_535, description="the next ones for further processes; 0: any free port"
     )
+    metrics_address: str | None = Field(
+        None,
+        pattern=r"^(?:[A-Za-z0-9._\-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?$",
+        description="host or host:port at which Prometheus reaches this worker, told through Redis; unset: "
+        "MOODQ_METRICS_HOST, or the address that Redis sees if that is all of them",
+    )
 
     # logs
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")

@@ -21,7 +21,9 @@ WORKER_PREFIX = "rq:worker:"
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """Jobs by state; ``oldest_age_s`` is the seconds since the queue's head was enqueued, None when empty."""
+    """Jobs by state; ``oldest_age_s`` is the seconds since the queue's head was enqueued, None when empty.
+    ``abandoned``: of the started, those whose worker has been silent for so long that RQ gives them up, and
+    that nobody took over; None where this Redis user may not see it."""
 
     length: int
     oldest_age_s: float | None
@@ -29,6 +31,10 @@ class QueueStats:
     finished: int
     failed: int
     workers: int
+    scheduled: int
+    deferred: int
+    canceled: int
+    abandoned: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,14 @@ class Stats:
         return asdict(self)
 
 
-def read_stats(connection: Redis, queues: Sequence[str]) -> Stats:
-    """The state of ``queues`` and of every other queue RQ knows."""
+def read_stats(connection: Redis, queues: Sequence[str], *, only: bool = False) -> Stats:
+    """The state of ``queues`` and, unless ``only`` those are asked for, of every other queue RQ knows."""
     prefix = Queue.redis_queue_namespace_prefix
-    known = {as_text(key).removeprefix(prefix) for key in connection.smembers(Queue.redis_queues_keys)}
-    names = [*queues, *sorted(known - set(queues))]
-    workers = alive(connection, REDIS_WORKER_KEYS)
+    names = list(queues)
+    if not only:
+        known = {as_text(key).removeprefix(prefix) for key in connection.smembers(Queue.redis_queues_keys)}
+        names += sorted(known - set(queues))
+    workers = living_workers(connection)
     return Stats(
         {name: _queue_stats(connection, name) for name in names},
         tuple(workers),
@@ -74,15 +82,34 @@ def _states(connection: Redis, workers: Sequence[str]) -> dict[str, str]:
 
 def _queue_stats(connection: Redis, name: str) -> QueueStats:
     queue = Queue(name, connection=connection)
-    registries = (queue.started_job_registry, queue.finished_job_registry, queue.failed_job_registry)
+    registries = {
+        "started": queue.started_job_registry,
+        "finished": queue.finished_job_registry,
+        "failed": queue.failed_job_registry,
+        "scheduled": queue.scheduled_job_registry,
+        "deferred": queue.deferred_job_registry,
+        "canceled": queue.canceled_job_registry,
+    }
     with connection.pipeline(transaction=False) as pipe:
         pipe.llen(queue.key)
         pipe.lindex(queue.key, 0)
-        for registry in registries:
+        for registry in registries.values():
             pipe.zcard(registry.key)
-        length, head, started, finished, failed = pipe.execute()
-    workers = len(alive(connection, WORKERS_BY_QUEUE_KEY % name))
-    return QueueStats(length, _age_s(connection, head), started, finished, failed, workers)
+        length, head, *sizes = pipe.execute()
+    return QueueStats(
+        length=length,
+        oldest_age_s=_age_s(connection, head),
+        workers=len(alive(connection, WORKERS_BY_QUEUE_KEY % name)),
+        abandoned=_abandoned(connection, queue.started_job_registry.key),
+        **dict(zip(registries, sizes, strict=True)),
+    )
+
+
+def _abandoned(connection: Redis, registry: str) -> int | None:
+    try:
+        return int(connection.zcount(registry, "-inf", time.time()))
+    except NoPermissionError:
+        return None
 
 
 def _age_s(connection: Redis, head: bytes | None) -> float | None:
@@ -98,6 +125,11 @@ def _age_s(connection: Redis, head: bytes | None) -> float | None:
         return max(0.0, time.time() - str_to_date(enqueued_at).timestamp())
     except ValueError:
         return None  # written by a stranger, in another form
+
+
+def living_workers(connection: Redis) -> list[str]:
+    """Names of all workers whose heartbeat lives."""
+    return alive(connection, REDIS_WORKER_KEYS)
 
 
 def alive(connection: Redis, registry: str) -> list[str]:

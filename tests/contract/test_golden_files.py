@@ -16,6 +16,7 @@ from redis import Redis
 from moodq_config.contracts import ItemLimits, Result, job_payload, parse_item, payload_items
 from moodq_config.names import JOB_FUNCTION
 from moodq_config.settings import load_settings
+from moodq_config.worker_info import WorkerInfo
 from moodq_producer.jobs import JobMaker
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,3 +66,12 @@ def test_a_result_is_read_and_written_as_it_was(path: Path) -> None:
     written = result.model_dump_json(exclude_none=True)
     assert without_order(json.loads(written)) == without_order(content(path))
     assert list(json.loads(written)) == list(content(path))
+
+
+WORKERS = sorted(GOLDEN.glob("worker_v1_*.json"))
+
+
+@pytest.mark.parametrize("path", WORKERS, ids=lambda path: path.stem)
+def test_what_a_worker_tells_of_itself_is_read_and_written_as_it_was(path: Path) -> None:
+    info = WorkerInfo.model_validate_json(path.read_text("utf-8"))
+    assert without_order(info.model_dump(mode="json", exclude_none=True)) == without_order(content(path))

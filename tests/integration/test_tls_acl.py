@@ -224,6 +224,10 @@ def test_producer_worker_and_metrics_do_all_their_work_as_their_users(
     assert (code, errors) == (0, "")
     assert "interactive" in output
     assert " alive: worker-" in output
+    code, output, errors = moodq(secured, "moodq-metrics", tmp_path, "exporter", "--once")
+    assert (code, errors) == (0, "")
+    assert 'moodq_queue_abandoned_jobs{queue="interactive"} 0.0' in output
+    assert 'moodq_job_cost_seconds{queue="interactive"}' in output
     assert refusals(connection) == []
 
 

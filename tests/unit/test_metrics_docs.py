@@ -9,6 +9,10 @@ from prometheus_client.core import Metric
 from redis import Redis
 
 from moodq_config.contracts import ModelRef
+from moodq_config.settings import load_settings
+from moodq_producer.exporter.collector import QueueWideCollector
+from moodq_producer.exporter.reading import Reader, Reading
+from moodq_producer.stats import Stats
 from moodq_producer.stream.metrics import FollowMetrics
 from moodq_worker.engine import ModelInfo
 from moodq_worker.metrics import Metrics
@@ -27,6 +31,13 @@ class _NoQueues(QueueCollector):
         return 0.0
 
 
+class _Idle(Reader):
+    """A reading of an empty Redis."""
+
+    def read(self) -> Reading:
+        return Reading(Stats({}, (), {}, paused=False), {}, used_bytes=0, left_out=0, seconds=0.0)
+
+
 def _documented() -> dict[str, str]:
     row = r"^\| `((?:moodq|process)_\w+)` \| (\w+) \|"
     rows = re.findall(row, DOC.read_text("utf-8"), flags=re.MULTILINE)
@@ -39,6 +50,7 @@ def _exported() -> dict[str, str]:
     metrics.describe_model(ModelInfo(ModelRef(id="m", revision="r", precision="p"), "cpu", 1, 1))
     following = FollowMetrics().registry.collect()
     found: list[Metric] = [*metrics.registry.collect(), *_NoQueues().collect(), *following]
+    found += QueueWideCollector(_Idle(load_settings())).collect()
     names = {}
     for family in found:
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")

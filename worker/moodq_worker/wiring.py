@@ -29,6 +29,7 @@ from moodq_config.memory import MIB
 from moodq_config.settings import Settings, server_url
 from moodq_config.task_file import TaskFile
 from moodq_config.tasks import TaskSet
+from moodq_worker.announcing import announcer_of
 from moodq_worker.connection import connect, unreachable
 from moodq_worker.delivery import Delivery, Terms
 from moodq_worker.engine import Engine
@@ -230,6 +231,8 @@ class Worker:
             self._hand_off.start()
             log.info("hand-off: some texts go to %s", settings.remote_url)
         self._ready.set()
+        announcer = announcer_of(settings, rq, self._metrics, port=self._health.port, model=engine.info.ref)
+        announcer.start()
         notify(READY)
         log.info(
             "ready: worker %s, queues %s, batches of %d tokens, metrics on port %d",
@@ -252,6 +255,7 @@ class Worker:
                 if left:
                     log.info("putting back %d jobs that were not finished", len(left))
                     rq.put_back([job.claim for job in left])
+                announcer.stop()
                 heartbeat.stop()
                 rq.stop()
             except RedisError as error:
