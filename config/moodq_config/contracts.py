@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from moodq_config.answers import Answer, GeneratedText, LabelScores, Reading
-from moodq_config.errors import BadInput, ErrorCode
+from moodq_config.errors import BadInput, ErrorCode, ItemFailed
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -127,6 +127,9 @@ class RequestItem(_Frozen):
     documents: tuple[str, ...] | None = Field(None, min_length=1, max_length=MAX_DOCUMENTS)
 
 
+Form = TypeVar("Form", bound=Reading)
+
+
 class ResultStatus(StrEnum):
     DONE = "done"
     FAILED = "failed"
@@ -199,6 +202,25 @@ class Result(Reading):
     cached: Literal["exact", "template", "pinned"] | None = None
     truncated: Truncated | None = None
     revisions: dict[str, str] | None = None
+
+    def raise_for_error(self) -> Result:
+        """The result itself. Raises ``ItemFailed`` when the item failed."""
+        if self.error is None and self.status is ResultStatus.DONE:
+            return self
+        error = self.error or ItemError(code=ErrorCode.INTERNAL, message="it says no error")
+        if error.code in set(ErrorCode):
+            raise ItemFailed(f"item {self.id}: {error.message}", code=ErrorCode(error.code))
+        raise ItemFailed(f"item {self.id}: {error.code}: {error.message}", code=ErrorCode.INTERNAL)
+
+    def answer(self, task: str, form: type[Form]) -> Form:
+        """What ``task`` said, in the form of its kind, as ``answer("sentiment", LabelScores)``. Raises
+        ``ItemFailed`` when the item failed, ``BadInput`` when there is no such answer."""
+        found = self.raise_for_error().results.get(task)
+        if isinstance(found, form):
+            return found
+        there = ", ".join(f"{name} ({type(one).__name__})" for name, one in self.results.items())
+        raise BadInput(f"item {self.id} has no {form.__name__} of task {task!r}; its answers: {there}")
+
     made_by: dict[str, MadeBy] | None = None
 
 

@@ -7,6 +7,7 @@
     │   └── QueueFull          the queue, or the memory of Redis, is at its limit
     │       └── RateLimited    this client sends more than it may
     ├── ModelError             the model cannot be fetched, read or run            (exit 5)
+    ├── ItemFailed             the result says that the item failed                (exit 3)
     └── WaitTimeout            no result within the time the caller gave           (exit 6)
 
 The public message says what is wrong, the limit, and what to do. The cause (``__cause__``) is for
@@ -103,6 +104,12 @@ class RateLimited(QueueFull):
 class ModelError(MoodqError):
     exit_code = 5
     default_code = ErrorCode.MODEL_INVALID
+
+
+class ItemFailed(MoodqError):
+    """``code`` is that of the result, or ``internal`` when this version does not know it."""
+
+    exit_code = 3
 
 
 class WaitTimeout(MoodqError):

@@ -5,9 +5,19 @@ from __future__ import annotations
 import asyncio
 import builtins
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -18,13 +28,13 @@ from moodq_config.contracts import RequestItem, Result
 from moodq_config.names import INTERACTIVE, events_key, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.cancelling import CANCEL_SCRIPT, cancel_args, cancel_keys, was_cancelled
-from moodq_producer.client import DEFAULT_TASKS, FORGOTTEN_AT_ONCE, PIPELINE_JOBS
+from moodq_producer.client import DEFAULT_TASKS, FORGOTTEN_AT_ONCE, PIPELINE_JOBS, T
 from moodq_producer.connection import AWAY, block_s, close_async, connect_async, redis_errors, unreachable
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.hub import Hub
 from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
-from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
+from moodq_producer.waiting import Patience, Waiting, joins, parse_result, wait_timeout
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,10 @@ class AsyncTicket:
         """Do not run it; see ``Client.cancel``."""
         return await self._client.cancel(self.id)
 
+    def stream(self, timeout: float | None = None) -> AsyncGenerator[Event, None]:
+        """Its labels, its reply in pieces, its result; see ``Client.stream``."""
+        return self._client.stream(self.id, timeout)
+
 
 class AsyncClient:
     """Submits texts and waits for their results, in one event loop. Connects at the first call; close it,
@@ -57,7 +71,7 @@ class AsyncClient:
         self._url = server_url(self.settings)
         self._redis: Redis | None = None
         self._connecting = asyncio.Lock()
-        self._hub = Hub(self._connected, self._url)
+        self._hub = Hub(self._connected, self._url, self.settings.away_timeout_s)
 
     async def __aenter__(self) -> AsyncClient:
         await self._connected()
@@ -85,7 +99,7 @@ class AsyncClient:
         deadline: Deadline = None,
         labels: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
-        on_full: OnFull = "raise",
+        on_full: OnFull | None = None,
         full_timeout: float | None = None,
     ) -> AsyncTicket:
         """Enqueue one text; see ``Client.submit``."""
@@ -135,7 +149,7 @@ class AsyncClient:
         queue: str = "bulk",
         chunk: int = 100,
         lang: str | None = None,
-        on_full: OnFull = "raise",
+        on_full: OnFull | None = None,
         full_timeout: float | None = None,
     ) -> AsyncGenerator[AsyncTicket, None]:
         """Enqueue texts as the tickets are taken; see ``Client.submit_many``."""
@@ -177,24 +191,32 @@ class AsyncClient:
         """Results as they come, over one connection; see ``Client.wait``."""
         redis = await self._connected()
         source = aiter(ids) if isinstance(ids, AsyncIterable) else _as_async(ids)
-        waiting, patience = Waiting(), Patience(timeout, idle_timeout)
+        waiting, patience = Waiting(), Patience(self.settings.away_timeout_s, timeout, idle_timeout)
         while True:
             waiting.add([id async for id in _take(source, waiting.room)])
             if not waiting.pending:
                 return
-            try:
-                results = await self._read(redis, waiting, patience)
-            except AWAY as error:
-                patience.away(unreachable(self._url, error))
-                await asyncio.sleep(AWAY_PAUSE_S)
-                continue
-            except RedisError as error:
-                raise unreachable(self._url, error) from error
+            results = await self._patiently(partial(self._read, redis, waiting, patience), patience)
             patience.answered(results=bool(results))
             for result in results:
                 yield result
             if not results and not waiting.fresh and patience.left() == 0.0:
                 raise wait_timeout(waiting.pending, patience.waited_s, await self.workers_alive())
+
+    async def as_completed(
+        self,
+        tickets: Iterable[AsyncTicket] | AsyncIterable[AsyncTicket],
+        timeout: float | None = None,  # noqa: ASYNC109 - as for wait
+        *,
+        idle_timeout: float | None = None,
+    ) -> AsyncGenerator[tuple[AsyncTicket, Result], None]:
+        """Each ticket with its result, as the results come; see ``Client.as_completed``."""
+        under_way: dict[str, list[AsyncTicket]] = {}
+        source = aiter(tickets) if isinstance(tickets, AsyncIterable) else _as_async(tickets)
+        ids = (ticket.id async for ticket in source if joins(ticket, under_way))
+        async for result in self.wait(ids, timeout, idle_timeout=idle_timeout):
+            for ticket in under_way.pop(result.id):
+                yield ticket, result
 
     async def _wait_for(self, id: str, timeout: float | None) -> Result:  # noqa: ASYNC109 - as for wait
         began = time.monotonic()
@@ -214,16 +236,11 @@ class AsyncClient:
     ) -> AsyncGenerator[Event, None]:
         """What happens to an item, as it happens; see ``Client.stream``."""
         redis = await self._connected()
-        following, patience = Following(id), Patience(timeout, None)
+        following, patience = Following(id), Patience(self.settings.away_timeout_s, timeout)
         while not following.ended:
-            try:
-                events = await self._read_events(redis, following, id, patience)
-            except AWAY as error:
-                patience.away(unreachable(self._url, error))
-                await asyncio.sleep(AWAY_PAUSE_S)
-                continue
-            except RedisError as error:
-                raise unreachable(self._url, error) from error
+            events = await self._patiently(
+                partial(self._read_events, redis, following, id, patience), patience
+            )
             patience.answered(results=bool(events))
             for event in events:
                 yield event
@@ -270,39 +287,42 @@ class AsyncClient:
         return following.arrived(await redis.xread(following.streams, block=block))
 
     async def _enqueue(
-        self, redis: Redis, jobs: list[QueuedJob], on_full: OnFull, full_timeout: float | None
+        self, redis: Redis, jobs: list[QueuedJob], on_full: OnFull | None, full_timeout: float | None
     ) -> None:
         admission = Admission(self._maker.gate, jobs, on_full, full_timeout)
         while batch := admission.next():
-            if pause_s := admission.answered(await self._send(redis, batch)):
+            # What was sent already, and only the reply was lost, is known to the script.
+            replies = await self._patiently(
+                partial(self._send, redis, batch), Patience(self.settings.away_timeout_s)
+            )
+            if pause_s := admission.answered(replies):
                 await asyncio.sleep(pause_s)
 
     async def _send(self, redis: Redis, jobs: list[QueuedJob]) -> list[Any]:
-        """Send jobs until Redis takes them; returns the script's reply to each."""
-        patience = Patience(None, None)
+        """The script's reply to each job."""
+        script = redis.register_script(ENQUEUE_SCRIPT)
+        try:
+            async with redis.pipeline(transaction=False) as pipe:
+                for job in jobs:
+                    await script(keys=job.keys, args=self._maker.gate.script_args(job), client=pipe)
+                return await pipe.execute()
+        except OutOfMemoryError:
+            return [no_memory(await redis.info("memory"))] * len(jobs)
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], patience: Patience) -> T:
+        """What ``call`` gives once Redis is there. Raises ``Unavailable``."""
         while True:
             try:
-                return await self._send_once(redis, jobs)
-            except OutOfMemoryError:
-                with redis_errors(self._url):
-                    return [no_memory(await redis.info("memory"))] * len(jobs)
+                return await call()
             except AWAY as error:
-                patience.away(unreachable(self._url, error))
-                await asyncio.sleep(AWAY_PAUSE_S)
+                await asyncio.sleep(patience.away(unreachable(self._url, error)))
             except RedisError as error:
                 raise unreachable(self._url, error) from error
 
-    async def _send_once(self, redis: Redis, jobs: list[QueuedJob]) -> list[Any]:
-        script = redis.register_script(ENQUEUE_SCRIPT)
-        async with redis.pipeline(transaction=False) as pipe:
-            for job in jobs:
-                await script(keys=job.keys, args=self._maker.gate.script_args(job), client=pipe)
-            return await pipe.execute()
 
-
-async def _as_async(ids: Iterable[str]) -> AsyncIterator[str]:
-    for id in ids:
-        yield id
+async def _as_async(values: Iterable[T]) -> AsyncIterator[T]:
+    for value in values:
+        yield value
 
 
 async def _take(source: AsyncIterator[str], count: int) -> AsyncIterator[str]:

@@ -4,11 +4,12 @@ enqueued) and ``waiting`` (what a wait remembers)."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError
 from rq.worker_registration import REDIS_WORKER_KEYS
@@ -21,7 +22,9 @@ from moodq_producer.connection import AWAY, block_s, close, connect, redis_error
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
-from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting, parse_result, wait_timeout
+from moodq_producer.waiting import Patience, Waiting, joins, parse_result, wait_timeout
+
+T = TypeVar("T")
 
 DEFAULT_TASKS = ("sentiment",)
 #: Jobs that travel to Redis in one pipeline; with the chunk it bounds what ``submit_many`` holds in memory.
@@ -91,7 +94,7 @@ class Client:
         deadline: Deadline = None,
         labels: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
-        on_full: OnFull = "raise",
+        on_full: OnFull | None = None,
         full_timeout: float | None = None,
     ) -> Ticket:
         """Enqueue one text.
@@ -101,9 +104,9 @@ class Client:
         the item is not started: it fails with ``deadline_exceeded``. ``labels`` are what a task as ``topic``
         chooses among; ``documents`` what one as ``rerank`` ranks, with ``text`` as the query.
 
-        A Redis that is away for a short while is waited for. Raises ``BadInput``; ``Unavailable``; and
-        ``QueueFull``, also as ``RateLimited``: at once, or with ``on_full`` ``"wait"`` after ``full_timeout``
-        seconds (None: never).
+        A Redis that is away is waited for, ``MOODQ_AWAY_TIMEOUT_S`` at most. Raises ``BadInput``;
+        ``Unavailable``; and ``QueueFull``, also as ``RateLimited``: at once, or with ``on_full`` ``"wait"``
+        after ``full_timeout`` seconds (None: never). Without ``on_full`` the settings say both.
         """
         self._maker.check_queue(queue)
         item = self._maker.item(
@@ -150,7 +153,7 @@ class Client:
         queue: str = "bulk",
         chunk: int = 100,
         lang: str | None = None,
-        on_full: OnFull = "raise",
+        on_full: OnFull | None = None,
         full_timeout: float | None = None,
     ) -> Iterator[Ticket]:
         """Enqueue texts (or request items, or mappings of their fields), ``chunk`` of them per job.
@@ -166,7 +169,7 @@ class Client:
         return self._submit_chunks(pipelines, queue, on_full, full_timeout)
 
     def _submit_chunks(
-        self, pipelines: Iterable[Any], queue: str, on_full: OnFull, full_timeout: float | None
+        self, pipelines: Iterable[Any], queue: str, on_full: OnFull | None, full_timeout: float | None
     ) -> Iterator[Ticket]:
         for pipeline in pipelines:
             jobs = [self._maker.job(items, queue, self._redis) for items in pipeline]
@@ -198,23 +201,31 @@ class Client:
         A Redis that is away for a short while is waited for.
         """
         source = iter(ids)
-        waiting, patience = Waiting(), Patience(timeout, idle_timeout)
+        waiting, patience = Waiting(), Patience(self.settings.away_timeout_s, timeout, idle_timeout)
         while True:
             waiting.add(islice(source, waiting.room))
             if not waiting.pending:
                 return
-            try:
-                results = self._read(waiting, patience)
-            except AWAY as error:
-                patience.away(unreachable(self._url, error))
-                time.sleep(AWAY_PAUSE_S)
-                continue
-            except RedisError as error:
-                raise unreachable(self._url, error) from error
+            results = self._patiently(partial(self._read, waiting, patience), patience)
             patience.answered(results=bool(results))
             yield from results
             if not results and not waiting.fresh and patience.left() == 0.0:
                 raise wait_timeout(waiting.pending, patience.waited_s, self.workers_alive())
+
+    def as_completed(
+        self,
+        tickets: Iterable[Ticket],
+        timeout: float | None = None,
+        *,
+        idle_timeout: float | None = None,
+    ) -> Iterator[tuple[Ticket, Result]]:
+        """Each ticket with its result, as the results come; else as ``wait``. ``tickets`` is read as results
+        come, so what ``submit_many`` gives may be endless: texts are sent, answered and given in bounded
+        memory."""
+        under_way: dict[str, list[Ticket]] = {}
+        ids = (ticket.id for ticket in tickets if joins(ticket, under_way))
+        for result in self.wait(ids, timeout, idle_timeout=idle_timeout):
+            yield from ((ticket, result) for ticket in under_way.pop(result.id))
 
     def stream(self, id: str, timeout: float | None = None) -> Iterator[Event]:
         """What happens to an item, as it happens: its labels, its reply's text in pieces, its result last.
@@ -222,16 +233,9 @@ class Client:
         Starts at the beginning, however late it is called. Raises ``WaitTimeout`` after ``timeout`` seconds
         in all. Items of jobs with several give only their result.
         """
-        following, patience = Following(id), Patience(timeout, None)
+        following, patience = Following(id), Patience(self.settings.away_timeout_s, timeout)
         while not following.ended:
-            try:
-                events = self._read_events(following, id, patience)
-            except AWAY as error:
-                patience.away(unreachable(self._url, error))
-                time.sleep(AWAY_PAUSE_S)
-                continue
-            except RedisError as error:
-                raise unreachable(self._url, error) from error
+            events = self._patiently(partial(self._read_events, following, id, patience), patience)
             patience.answered(results=bool(events))
             yield from events
             if not events and patience.left() == 0.0:
@@ -269,37 +273,37 @@ class Client:
         block = patience.block_ms(block_s(self._redis))
         return following.arrived(self._redis.xread(following.streams, block=block))
 
-    def _enqueue(self, jobs: list[QueuedJob], on_full: OnFull, full_timeout: float | None) -> None:
+    def _enqueue(self, jobs: list[QueuedJob], on_full: OnFull | None, full_timeout: float | None) -> None:
         admission = Admission(self._maker.gate, jobs, on_full, full_timeout)
         while batch := admission.next():
-            if pause_s := admission.answered(self._send(batch)):
+            # What was sent already, and only the reply was lost, is known to the script.
+            replies = self._patiently(partial(self._send, batch), Patience(self.settings.away_timeout_s))
+            if pause_s := admission.answered(replies):
                 time.sleep(pause_s)
 
     def _send(self, jobs: list[QueuedJob]) -> list[Any]:
-        """Send jobs until Redis takes them; returns the script's reply to each. What was sent already, and
-        only the reply was lost, is known to the script."""
-        patience = Patience(None, None)
+        """The script's reply to each job."""
+        args = self._maker.gate.script_args
+        try:
+            if len(jobs) == 1:
+                return [self._script(keys=jobs[0].keys, args=args(jobs[0]))]
+            with self._redis.pipeline(transaction=False) as pipe:
+                for job in jobs:
+                    self._script(keys=job.keys, args=args(job), client=pipe)
+                return pipe.execute()
+        except OutOfMemoryError:
+            found: Any = self._redis.info("memory")
+            return [no_memory(found)] * len(jobs)
+
+    def _patiently(self, call: Callable[[], T], patience: Patience) -> T:
+        """What ``call`` gives once Redis is there. Raises ``Unavailable``."""
         while True:
             try:
-                return self._send_once(jobs)
-            except OutOfMemoryError:
-                with self._errors():
-                    found: Any = self._redis.info("memory")
-                return [no_memory(found)] * len(jobs)
+                return call()
             except AWAY as error:
-                patience.away(unreachable(self._url, error))
-                time.sleep(AWAY_PAUSE_S)
+                time.sleep(patience.away(unreachable(self._url, error)))
             except RedisError as error:
                 raise unreachable(self._url, error) from error
-
-    def _send_once(self, jobs: list[QueuedJob]) -> list[Any]:
-        args = self._maker.gate.script_args
-        if len(jobs) == 1:
-            return [self._script(keys=jobs[0].keys, args=args(jobs[0]))]
-        with self._redis.pipeline(transaction=False) as pipe:
-            for job in jobs:
-                self._script(keys=job.keys, args=args(job), client=pipe)
-            return pipe.execute()
 
     def _errors(self) -> AbstractContextManager[None]:
         return redis_errors(self._url)

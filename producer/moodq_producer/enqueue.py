@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from moodq_config.errors import MoodqError, QueueFull, RateLimited
 from moodq_config.memory import MIB, WAITING_JOB_BYTES, enqueue_share
 from moodq_config.names import MEMORY_KEY, rate_key
 from moodq_config.settings import Settings
+from moodq_producer.backoff import FIRST_S, backoff_s, jittered
 
 OnFull = Literal["raise", "wait"]
 
@@ -26,8 +26,6 @@ OnFull = Literal["raise", "wait"]
 BURST_S = 1.0
 #: Milliseconds one reading of the server's memory counts; what is enqueued meanwhile is added to it.
 MEMORY_READ_MS = 100
-#: Seconds between two looks at a full queue: the first, and at most, before the jitter.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 
 # Atomic: a resubmission can neither make a second job nor slip past a limit. What is left of an earlier job
 # with this id is replaced once that job has ended and its result has expired. Nothing is counted that could
@@ -136,7 +134,7 @@ class Gate:
     """The terms on which the settings let jobs in."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._terms: dict[str, tuple[float | int, ...]] = {
             queue: (
                 settings.max_queue_length,
@@ -159,7 +157,7 @@ class Gate:
 
     def refusal(self, queue: str, reply: Sequence[int]) -> MoodqError | None:
         """The error that a reply of the script means; None when the job is in, or was."""
-        settings = self._settings
+        settings = self.settings
         if reply[0] == Outcome.TOO_LONG:
             return QueueFull(
                 f"queue {queue!r} holds {reply[1]} jobs, the limit is {settings.max_queue_length}; try again "
@@ -189,15 +187,19 @@ def no_memory(info: Mapping[str, Any]) -> list[int]:
 class Admission:
     """Jobs of one queue on their way in: which to send now, and how long to wait when they are refused.
 
-    With ``on_full`` ``wait`` a refused job is tried again until ``timeout_s`` have passed in which none got
-    in. While there is no room one job is sent to ask, not all of them.
+    With ``on_full`` ``wait`` a refused job is tried again until ``timeout_s`` (None: without end) have passed
+    in which none got in; with None the settings say both. While there is no room one job is sent to ask, not
+    all of them.
     """
 
     def __init__(
-        self, gate: Gate, jobs: Sequence[QueuedJob], on_full: OnFull, timeout_s: float | None
+        self, gate: Gate, jobs: Sequence[QueuedJob], on_full: OnFull | None, timeout_s: float | None
     ) -> None:
         self._gate = gate
         self._left = list(jobs)
+        if on_full is None:
+            on_full = gate.settings.on_full
+            timeout_s = gate.settings.full_timeout_s if timeout_s is None else timeout_s
         self._on_full = on_full
         self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._refused = 0
@@ -227,9 +229,6 @@ class Admission:
         return min(pause_s, left_s)
 
     def _pause_s(self, error: MoodqError) -> float:
-        """Growing, so that a full queue is not asked all the time, and different for all who wait, so that
-        they do not come together."""
-        jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         if isinstance(error, RateLimited):
-            return error.retry_after_s + FIRST_PAUSE_S * jitter
-        return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._refused - 1, 10)) * jitter
+            return error.retry_after_s + jittered(FIRST_S)
+        return backoff_s(self._refused)

@@ -16,16 +16,18 @@ from redis.exceptions import RedisError
 
 from moodq_config.contracts import Result
 from moodq_producer.connection import AWAY, block_s, unreachable
-from moodq_producer.waiting import AWAY_PAUSE_S, Patience, Waiting
+from moodq_producer.waiting import Patience, Waiting
 
 #: Seconds between two tries to release a read that has not reached the server yet.
 UNBLOCK_PAUSE_S = 0.002
 
 
 class Hub:
-    """``connected`` gives the client whose pool is used; ``url`` is for messages only."""
+    """``connected`` gives the client whose pool is used; ``url`` is for messages only. A Redis that is away
+    is waited for, ``away_s`` seconds at most."""
 
-    def __init__(self, connected: Callable[[], Awaitable[Redis]], url: str) -> None:
+    def __init__(self, connected: Callable[[], Awaitable[Redis]], url: str, away_s: float) -> None:
+        self._away_s = away_s
         self._connected = connected
         self._url = url
         self._waiting = Waiting(keep_refused=True)
@@ -73,13 +75,12 @@ class Hub:
 
     async def _read(self, client: Redis) -> None:
         """Over one connection, until nobody waits or it breaks; raises when Redis stays away."""
-        patience = Patience(None, None)
+        patience = Patience(self._away_s)
         while self._futures:
             try:
                 found = await self._once(await client.initialize(), patience)
             except AWAY as error:
-                patience.away(unreachable(self._url, error))
-                await asyncio.sleep(AWAY_PAUSE_S)
+                await asyncio.sleep(patience.away(unreachable(self._url, error)))
                 continue
             except RedisError as error:
                 raise unreachable(self._url, error) from error

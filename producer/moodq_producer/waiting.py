@@ -10,20 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from moodq_config.contracts import CONTRACT_VERSION, Result
 from moodq_config.errors import BadInput, ErrorCode, Unavailable, WaitTimeout
 from moodq_config.names import EVENTS_PREFIX, events_key, result_key
+from moodq_producer.backoff import backoff_s
 
 log = logging.getLogger(__name__)
 
 #: Streams one read covers; further ids wait until some of these are done.
 WINDOW = 256
-#: Seconds a call lives with a Redis that is away (restarting, failing over) before it gives up.
-AWAY_S = 30.0
-#: Seconds between two attempts while Redis is away.
-AWAY_PAUSE_S = 0.5
 
 
 class Waiting:
@@ -105,13 +102,18 @@ class Waiting:
 
 
 class Patience:
-    """How long a wait goes on: ``timeout`` seconds in all, ``idle_timeout`` seconds without a result."""
+    """How long a call goes on: ``timeout`` seconds in all, ``idle_timeout`` seconds without a result,
+    ``away_s`` seconds with a Redis that is away (restarting, failing over)."""
 
-    def __init__(self, timeout: float | None, idle_timeout: float | None) -> None:
+    def __init__(
+        self, away_s: float, timeout: float | None = None, idle_timeout: float | None = None
+    ) -> None:
+        self._away_s = away_s
         self._timeout = timeout
         self._idle_timeout = idle_timeout
         self._began = self._last = time.monotonic()
         self._away_since: float | None = None
+        self._tries = 0
 
     def left(self) -> float | None:
         """Seconds left, at least 0; None without an end."""
@@ -129,22 +131,42 @@ class Patience:
 
     def answered(self, *, results: bool) -> None:
         """Redis answered. Raises nothing."""
-        self._away_since = None
+        self._away_since, self._tries = None, 0
         if results:
             self._last = time.monotonic()
 
-    def away(self, unreachable: Unavailable) -> None:
-        """Redis did not answer. Raises ``unreachable`` when that has lasted too long, or time is up."""
+    def away(self, unreachable: Unavailable) -> float:
+        """Redis did not answer: the seconds to wait before it is asked again. Raises ``unreachable`` when
+        that has lasted too long, or time is up."""
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            log.warning("%s; trying for %.0f s to reach it", unreachable.message, AWAY_S)
-        if now - self._away_since >= AWAY_S or self.left() == 0.0:
+            if self._away_s:
+                log.warning("%s; trying for %g s to reach it", unreachable.message, self._away_s)
+        away_left_s = self._away_since + self._away_s - now
+        if away_left_s <= 0 or self.left() == 0.0:
             raise unreachable
+        self._tries += 1
+        return min(backoff_s(self._tries), away_left_s)
 
     @property
     def waited_s(self) -> float:
         return time.monotonic() - self._began
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Ticketed = TypeVar("Ticketed", bound=_HasId)
+
+
+def joins(ticket: Ticketed, under_way: dict[str, list[Ticketed]]) -> bool:
+    """Put ``ticket`` among those under way, which are kept by id; True when it is the first of its id."""
+    same = under_way.setdefault(ticket.id, [])
+    same.append(ticket)
+    return len(same) == 1
 
 
 def parse_result(value: bytes | str, id: str) -> Result:

@@ -17,7 +17,7 @@ def main() -> None:
     """Send one job per id, alone, and die with the server's answer unread."""
     url, *ids = sys.argv[1:]
     with Client(load_settings(redis_url=url, max_attempts=1)) as client:
-        real: Any = client._send_once
+        real: Any = client._send
 
         def send_and_die(jobs: Any) -> None:
             for job in jobs[:-1]:
@@ -30,7 +30,7 @@ def main() -> None:
             connection.can_read(timeout=5)  # the server has answered; nobody reads it
             os.kill(os.getpid(), signal.SIGKILL)
 
-        vars(client)["_send_once"] = send_and_die
+        vars(client)["_send"] = send_and_die
         if len(ids) > 1:
             for id in ids[:-1]:
                 client._redis.ping()

@@ -23,7 +23,8 @@ import pytest
 from redis import Redis
 
 from chaos.servers import Server
-from moodq_producer import AsyncClient, waiting
+from moodq_config.settings import load_settings
+from moodq_producer import AsyncClient
 from moodq_producer.pins import Pin, store_pins
 from moodq_producer.stream.files import FileSource
 from moodq_producer.stream.pump import Pump, Work
@@ -402,14 +403,13 @@ def test_a_restart_of_redis_in_the_middle_loses_no_line(
 
 
 async def test_an_outage_that_clients_give_up_on_is_waited_for(
-    own_server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(waiting, "AWAY_S", 0.5)
     server = own_server()
     append(tmp_path / "a.log", *(f"line {number}" for number in range(3_000)))
     source = FileSource([str(tmp_path / "a.log")], Reading(), from_start=True)
     sink = LineSink(tmp_path / "out.jsonl")
-    async with AsyncClient(server.url) as client:
+    async with AsyncClient(load_settings(redis_url=server.url, away_timeout_s=0.5)) as client:
         pump = Pump(client, source, sink, Work(("sentiment",), "bulk"), lambda _: None)
         running = asyncio.create_task(pump.run())
         await until(lambda: len(texts(tmp_path / "out.jsonl")) > 200)

@@ -14,7 +14,8 @@ from moodq_config.contracts import CUT_FACTOR, ItemLimits, Result, parse_item
 from moodq_config.errors import BadInput, ErrorCode, QueueFull, RateLimited
 from moodq_config.memory import CLAIM_SHARES, ENQUEUE_SHARES, MIB, memory_bound
 from moodq_config.settings import load_settings
-from moodq_producer.enqueue import LONGEST_PAUSE_S, Admission, Gate, Outcome, QueuedJob
+from moodq_producer.backoff import LONGEST_S
+from moodq_producer.enqueue import Admission, Gate, Outcome, QueuedJob
 from moodq_producer.jobs import JobMaker
 from moodq_worker.rq_job import JobLimits, MoodqJob
 
@@ -104,8 +105,10 @@ def test_a_job_that_asks_for_no_ttl_has_none_of_its_own() -> None:
     assert (job.result_ttl, job.failure_ttl) == (None, None)
 
 
-def admission(count: int, on_full: Any = "wait", timeout_s: float | None = None) -> Admission:
-    gate = Gate(load_settings(redis_url="redis://127.0.0.1:1", max_items_per_s=10))
+def admission(
+    count: int, on_full: Any = "wait", timeout_s: float | None = None, **settings: Any
+) -> Admission:
+    gate = Gate(load_settings(redis_url="redis://127.0.0.1:1", max_items_per_s=10, **settings))
     jobs = [QueuedJob(str(number), "bulk", ("i",), (), (), 0) for number in range(count)]
     return Admission(gate, jobs, on_full, timeout_s)
 
@@ -117,8 +120,8 @@ def test_a_full_queue_is_asked_with_one_job_at_growing_intervals() -> None:
     for _ in range(9):
         assert [job.id for job in entry.next()] == ["5"]
         pauses.append(entry.answered([FULL]))
-    assert pauses[0] < pauses[3] < pauses[-1] <= LONGEST_PAUSE_S
-    assert pauses[-1] >= LONGEST_PAUSE_S / 2
+    assert pauses[0] < pauses[3] < pauses[-1] <= LONGEST_S
+    assert pauses[-1] >= LONGEST_S / 2
     assert entry.answered([IN]) == 0.0
     assert [job.id for job in entry.next()] == [str(number) for number in range(6, 20)]
     assert entry.answered([IN] * 14) == 0.0
@@ -135,6 +138,19 @@ def test_waiting_for_room_ends_with_the_time_out() -> None:
         admission(1, timeout_s=0.0).answered([FULL])
     with pytest.raises(QueueFull):
         admission(1, on_full="raise").answered([FULL])
+
+
+def test_where_a_call_does_not_say_what_to_do_at_a_full_queue_the_settings_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(QueueFull):
+        admission(1, None).answered([FULL])
+    monkeypatch.setenv("MOODQ_ON_FULL", "wait")
+    assert admission(1, None).answered([FULL]) > 0
+    with pytest.raises(QueueFull):
+        admission(1, None, full_timeout_s=0.0).answered([FULL])
+    with pytest.raises(QueueFull):
+        admission(1, None, timeout_s=0.0).answered([FULL])
 
 
 def test_a_client_over_its_rate_is_told_when_to_come_back() -> None:

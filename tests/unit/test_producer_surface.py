@@ -22,6 +22,7 @@ PUBLIC = [
     "Event",
     "Extracted",
     "GeneratedText",
+    "ItemFailed",
     "LabelScores",
     "LabelSet",
     "MoodqError",

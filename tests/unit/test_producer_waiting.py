@@ -8,8 +8,9 @@ import pytest
 
 from moodq_config.contracts import Result, ResultStatus
 from moodq_config.errors import BadInput, ErrorCode, Unavailable
+from moodq_producer.backoff import FIRST_S, LONGEST_S
 from moodq_producer.following import Following
-from moodq_producer.waiting import AWAY_S, WINDOW, Patience, Waiting, parse_result, wait_timeout
+from moodq_producer.waiting import WINDOW, Patience, Waiting, parse_result, wait_timeout
 
 
 def stored(id: str) -> bytes:
@@ -82,20 +83,24 @@ def test_an_event_that_is_none_of_ours_ends_nobodys_stream(kind: str, data: byte
     assert not following.ended
 
 
+#: Seconds for which a Redis that is away is waited for.
+AWAY_S = 30.0
+
+
 def test_blocking_never_asks_redis_to_block_for_ever() -> None:
-    assert Patience(timeout=0, idle_timeout=None).block_ms(5.0) == 1
-    assert Patience(timeout=None, idle_timeout=None).block_ms(5.0) == 5_000
-    assert Patience(timeout=1_000, idle_timeout=0).block_ms(5.0) == 1
+    assert Patience(AWAY_S, timeout=0).block_ms(5.0) == 1
+    assert Patience(AWAY_S).block_ms(5.0) == 5_000
+    assert Patience(AWAY_S, timeout=1_000, idle_timeout=0).block_ms(5.0) == 1
 
 
 def test_without_a_timeout_a_wait_has_no_end() -> None:
-    assert Patience(timeout=None, idle_timeout=None).left() is None
+    assert Patience(AWAY_S).left() is None
 
 
 def test_a_redis_that_stays_away_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 100.0
     monkeypatch.setattr("moodq_producer.waiting.time.monotonic", lambda: clock)
-    patience = Patience(timeout=None, idle_timeout=None)
+    patience = Patience(AWAY_S)
     patience.away(Unavailable("gone"))
     clock += AWAY_S - 1
     patience.away(Unavailable("gone"))
@@ -105,6 +110,26 @@ def test_a_redis_that_stays_away_ends_the_wait(monkeypatch: pytest.MonkeyPatch) 
     clock += AWAY_S
     with pytest.raises(Unavailable, match="gone"):
         patience.away(Unavailable("gone"))
+
+
+def test_pauses_while_redis_is_away_grow_differ_and_do_not_outlast_the_patience(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 100.0
+    monkeypatch.setattr("moodq_producer.waiting.time.monotonic", lambda: clock)
+    patience = Patience(away_s=4.0)
+    pauses = []
+    while clock < 104.0:
+        pauses.append(patience.away(Unavailable("gone")))
+        clock += pauses[-1]
+    with pytest.raises(Unavailable):
+        patience.away(Unavailable("gone"))
+    assert sum(pauses) == pytest.approx(4.0)
+    assert FIRST_S / 2 <= pauses[0] <= FIRST_S
+    assert LONGEST_S / 2 <= pauses[5] <= LONGEST_S
+    assert len({Patience(away_s=4.0).away(Unavailable("gone")) for _ in range(20)}) > 10
+    with pytest.raises(Unavailable):
+        Patience(away_s=0.0).away(Unavailable("gone"))
 
 
 @pytest.mark.parametrize(
