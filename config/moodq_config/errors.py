@@ -110,6 +110,7 @@ class ItemFailed(MoodqError):
     """``code`` is that of the result, or ``internal`` when this version does not know it."""
 
     exit_code = 3
+    default_code = ErrorCode.ENGINE_FAILED
 
 
 class WaitTimeout(MoodqError):
