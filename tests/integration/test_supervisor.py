@@ -65,6 +65,7 @@ def start(redis_url: str, tmp_path: Path) -> Iterator[Start]:
             "MOODQ_REDIS_URL": redis_url,
             "MOODQ_METRICS_PORT": "0",
             "MOODQ_LEASE_S": "2",
+            "MOODQ_LOG_FORMAT": "text",
             "MOODQ_DATA_DIR": str(tmp_path / "data"),
             **settings,
         }
