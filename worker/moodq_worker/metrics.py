@@ -166,6 +166,8 @@ class Metrics:
         for queue in queues:
             for outcome in JOB_OUTCOMES:
                 self.jobs.labels(queue, outcome)
+        for outcome in ("changed", "refused"):
+            self.tasks_reloads.labels(outcome)
 
     def _find_item(
         self, queue: str, task: str, outcome: str, code: str
