@@ -28,6 +28,8 @@ PINS_KEY, PINS_REVISION_KEY = "moodq:pins", "moodq:pins:revision"
 MEMORY_KEY = "moodq:memory"
 RATE_PREFIX = "moodq:rate:"
 
+CONVERSATION_PREFIX, TAKEOVER_PREFIX = "moodq:conversation:", "moodq:takeover:"
+
 #: Channel on which the id of a cancelled item is published, for the worker that has it in hand.
 CANCEL_CHANNEL = "moodq:cancel"
 
@@ -79,3 +81,13 @@ def events_key(item_id: str) -> str:
     A reader that starts at id ``0`` sees events from before it came, so a wait cannot miss the end.
     """
     return EVENTS_PREFIX + item_id
+
+
+def conversation_key(id: str) -> str:
+    """The list that holds the turns of a conversation as JSON, with a TTL."""
+    return CONVERSATION_PREFIX + id
+
+
+def takeover_key(id: str) -> str:
+    """The string key that is there while a person answers in a conversation, with a TTL."""
+    return TAKEOVER_PREFIX + id

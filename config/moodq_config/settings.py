@@ -31,6 +31,7 @@ from moodq_config.redis_url import (
     server_url,
 )
 from moodq_config.settings_clients import ClientSettings
+from moodq_config.settings_conversations import ConversationSettings
 from moodq_config.settings_remote import RemoteSettings
 from moodq_config.settings_sources import ENV_PREFIX, config_file, explain, origins_of, refuse_unknown_names
 
@@ -54,7 +55,7 @@ def _default_data_dir() -> Path:
     return Path(base) / "moodq"
 
 
-class Settings(RemoteSettings, ClientSettings):
+class Settings(RemoteSettings, ClientSettings, ConversationSettings):
     """Every setting of producer and worker. A field ``x`` is the variable ``MOODQ_X``."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)

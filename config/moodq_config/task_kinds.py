@@ -279,7 +279,11 @@ class GeneratePrompt(_Frozen):
 
 
 class GenerateTask(_Checked):
-    """Write text. ``after`` names a label task that is run first on the same text and steers the prompt."""
+    """Write text. ``after`` names a label task that is run first on the same text and steers the prompt.
+
+    ``conversation``: what it writes is said to the customer. It knows what was said before in the item's
+    conversation and joins it, and it is left out while a person answers there.
+    """
 
     name: TaskName
     kind: Literal["generate"]
@@ -287,6 +291,7 @@ class GenerateTask(_Checked):
     cache: Literal["off", "exact"] = "off"
     description: str = ""
     after: str | None = None
+    conversation: bool = False
     max_new_tokens: int = Field(96, ge=1, le=1_024)
     repetition_penalty: float = Field(1.0, ge=1.0, le=2.0)
     #: 0: always the likeliest token. Above it tokens are drawn, from the likeliest that make up ``top_p``.

@@ -70,6 +70,8 @@ class JobMaker:
         item = self._checked(raw)
         if not item.id.startswith(prefix):
             raise BadInput(f"field 'id': must begin with {prefix!r}, which is MOODQ_ID_PREFIX")
+        if item.conversation is not None and not item.conversation.startswith(prefix):
+            raise BadInput(f"field 'conversation': must begin with {prefix!r}, which is MOODQ_ID_PREFIX")
         return item
 
     def _checked(self, raw: Mapping[str, Any]) -> RequestItem:

@@ -29,6 +29,13 @@ kind = "generate"
 max_new_tokens = 60
 prompt.zh = { system = "根据文本写一个短故事。" }
 prompt.en = { system = "Write a short story about the text." }
+
+[tasks.chat]
+kind = "generate"
+conversation = true
+max_new_tokens = 32
+prompt.zh = { system = "用一句话回答。" }
+prompt.en = { system = "Answer in one short sentence." }
 """
 
 

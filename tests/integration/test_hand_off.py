@@ -242,3 +242,19 @@ def metric(port: int, name: str) -> float:
         lines = page.read().decode().splitlines()
     [value] = [float(line.rsplit(" ", 1)[1]) for line in lines if line.rsplit(" ", 1)[0] == name]
     return value
+
+
+def test_a_reply_made_there_is_asked_for_with_what_was_said_before(
+    redis_url: str, start: Start, remote: RemoteServer
+) -> None:
+    start(MOODQ_REMOTE_TASKS="reply")
+    remote.answer = "Sorry about that."
+    send(redis_url, "the kettle is broken", "reply", conversation="c")
+    remote.answer = "The lamp."
+    send(redis_url, "and the other one?", "reply", conversation="c")
+    send(redis_url, "and the other one?", "reply")
+    said = ["the kettle is broken", "Sorry about that.", "and the other one?"]
+    _, known, alone = ([one["content"] for one in request["messages"]] for request in remote.requests)
+    assert known[-3:] == said
+    assert known[:-3] == alone[:-1]
+    assert "conversation" not in str(remote.requests)

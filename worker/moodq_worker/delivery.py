@@ -214,7 +214,14 @@ class Delivery:
             revisions=None if failed else item.revisions,
             made_by=None if failed else item.made_elsewhere,
         )
-        return WrittenResult(item.id, to_json(result, exclude_none=True), item.job.claim)
+        turns = () if failed else tuple(item.turns(finished_at))
+        return WrittenResult(
+            item.id,
+            to_json(result, exclude_none=True),
+            item.job.claim,
+            item.conversation if turns else None,
+            turns,
+        )
 
     def _will_retry(self, item: Item) -> bool:
         """Whether the job of this failed item is going to be started again, so that it has no result yet."""

@@ -29,7 +29,11 @@ class ModelInfo:
 @dataclass(frozen=True, slots=True)
 class Generation:
     """A text that a task writes about. ``tokens`` are the text's own tokens; ``label`` steers the prompt;
-    ``of`` is the set the task is one of, as in ``Engine.label``."""
+    ``of`` is the set the task is one of, as in ``Engine.label``.
+
+    ``history`` has the tokens of what was said before: a customer's message, its answer, and so on in turn.
+    One message without its answer may come last: ``tokens`` go on where it ends.
+    """
 
     key: int
     task: str
@@ -37,6 +41,7 @@ class Generation:
     label: str | None
     tokens: Sequence[int]
     of: TaskSet | None = None
+    history: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,12 @@
 """A deterministic engine without a model: a peer of ``engine_hf`` for tests of everything around it.
 
 It labels by the words of the text, holds true the labels that are in it, ranks documents by the query's words
-in them, extracts the least JSON that the schema allows, and answers with an echo; a text may ask for trouble:
-``[[raise]]`` makes its batch raise, ``[[oom]]`` makes it run out of memory, ``[[nan]]`` gives NaN,
-``[[sleep 2]]`` takes two seconds, ``[[kill]]`` ends the process as the kernel does when memory is short.
-``[[raise later]]``, ``[[nan later]]`` and ``[[sleep later 2]]`` do so in the second decode step of a reply,
-``[[words 50]]`` makes the reply so much longer, ``[[step 0.1]]`` its decode steps so slow.
+in them, extracts the least JSON that the schema allows, and answers with an echo, also of what was said
+before. A text may ask for trouble: ``[[raise]]`` makes its batch raise, ``[[oom]]`` makes it run out of
+memory, ``[[nan]]`` gives NaN, ``[[sleep 2]]`` takes two seconds, ``[[kill]]`` ends the process as the kernel
+does when memory is short. ``[[raise later]]``, ``[[nan later]]`` and ``[[sleep later 2]]`` do so in the
+second decode step of a reply, ``[[words 50]]`` makes the reply so much longer, ``[[step 0.1]]`` its decode
+steps so slow.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class FakeEngine:
         for generation, text in zip(generations, texts, strict=True):
             task = self._known(generation.of).write_task(generation.task)
             more = [f"w{n}" for n in range(int(found[1]))] if (found := _WORDS.search(text)) else []
-            words = ["echo:", *text.split(), *more]
+            words = ["echo:", *text.split(), *more, *_echo_of(generation.history)]
             if isinstance(task, ExtractTask):
                 words = [*more, write_json(_least(task.json_schema))]
             self._rows[generation.key] = _Row(generation, words, task.max_new_tokens)
@@ -190,6 +191,11 @@ class FakeEngine:
             del self._rows[row.generation.key]
             return DecodeEvent(row.generation.key, word, row.made, "stop" if ended else "length")
         return DecodeEvent(row.generation.key, word + " ", row.made)
+
+
+def _echo_of(history: Sequence[Sequence[int]]) -> list[str]:
+    said = " | ".join(bytes(turn).decode() for turn in history)
+    return f"(after: {said})".split() if history else []
 
 
 def _judgement(task: Task, text: str, choices: tuple[str, ...]) -> Judgement:

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -19,6 +20,7 @@ from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import result_key
 from moodq_config.tasks import TaskSet, detect_lang
 from moodq_worker.connection import passing
+from moodq_worker.conversations import Conversations
 from moodq_worker.engine import Engine
 from moodq_worker.items import Clock, Item, Job
 from moodq_worker.memory import MemoryGuard, result_bytes
@@ -83,6 +85,7 @@ class Intake:
         pace: Pace,
         cache: ResultCache,
         pins: Pins,
+        conversations: Conversations,
         memory: MemoryGuard,
         look_again: Callable[[], object] = lambda: None,
     ) -> None:
@@ -96,6 +99,7 @@ class Intake:
         self._pace = pace
         self._cache = cache
         self._pins = pins
+        self._conversations = conversations
         self._memory = memory
         self._stop = threading.Event()
         self._room = threading.Event()
@@ -168,7 +172,9 @@ class Intake:
         self._pace.claimed(len(jobs), sum(len(job.items) for job in jobs))
         self._look_up([item for job in jobs for item in job.items])
         unknown = [item for job in jobs for item in job.items if item.labels_todo or item.generates_todo]
-        self._tokenize([item for item in unknown if item.error is None])
+        unknown = [item for item in unknown if item.error is None]
+        self._tokenize(unknown)
+        self._conversations.encode(unknown, self._engine.encode)
         for job in jobs:
             job.open = len(job.items)
             job.result_bytes = result_bytes(job)
@@ -200,6 +206,8 @@ class Intake:
                 id = fallback
                 raise BadInput(f"field 'id': on this queue it must begin with {prefix!r}")
             rules, request = self._check(raw)
+            if request.conversation is not None and not request.conversation.startswith(prefix):
+                raise BadInput(f"field 'conversation': on this queue it must begin with {prefix!r}")
         except BadInput as error:
             return self._item(job, id, error=error)
         item = self._item(job, request.id)
@@ -235,7 +243,8 @@ class Intake:
     def _look_up(self, items: list[Item]) -> None:
         """In one round trip: an id that already has a finished result is not run again (a second delivery, or
         a resubmission), nor is one that was cancelled, or that failed for good in an earlier attempt of
-        its job; an answer that is pinned or in the cache is taken from there.
+        its job; an answer that is pinned or in the cache is taken from there, and what was said before in an
+        item's conversation is read.
 
         The jobs are in hand already, so a Redis that is away is waited for. Without an answer they are run:
         the first outcome of an item stands.
@@ -259,7 +268,12 @@ class Intake:
             self._pins.ask(pipe)
             if asked:
                 self._cache.ask(pipe, [key for _, _, key in asked])
-            stored, revision, *answers = pipe.execute()
+            if talking := self._conversations.of(items):
+                self._conversations.ask(pipe, talking)
+            # A conversation may be of a type that no command of ours finds there.
+            replies = pipe.execute(raise_on_error=not talking)
+        stored, revision, *answers = _sound(replies[: len(replies) - len(talking)])
+        self._conversations.take(talking, replies[len(replies) - len(talking) :])
         self._pins.refresh(revision)
         for item in items:
             if item.error is None:
@@ -325,6 +339,13 @@ class Intake:
                     code=ErrorCode.TEXT_TOO_LONG,
                 )
         return None
+
+
+def _sound(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 def _ids_of(claim: Claim, prefix: str) -> list[str]:

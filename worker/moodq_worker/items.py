@@ -10,11 +10,13 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from moodq_config.answers import Answer, ChosenLabel, GeneratedText, Judgement, LabelScores, Writing
 from moodq_config.contracts import Cut, ItemError, MadeBy, RequestItem, Timings, Truncated
+from moodq_config.conversations import Turn
 from moodq_config.errors import ErrorCode, MoodqError
-from moodq_config.tasks import ChooseTask, GenerateTask, JudgeTask, Lang, TaskSet
+from moodq_config.tasks import ChooseTask, GenerateTask, JudgeTask, Lang, Task, TaskSet
 from moodq_worker.result_cache import Kind
 from moodq_worker.rq_claim import Claim
 
@@ -93,6 +95,11 @@ class Item:
     cached: dict[str, Kind] = field(default_factory=dict)  # the tasks whose answer was known
     handed_over: set[str] = field(default_factory=set)  # tasks an endpoint was asked for, or was to be
     made_by: dict[str, MadeBy] = field(default_factory=dict)  # tasks it answered
+    #: What its conversation held when it was claimed; the texts, and their tokens, that its reply's prompt
+    #: gets of it: a customer's message, its answer, and so on.
+    said: tuple[Turn, ...] = ()
+    earlier: tuple[str, ...] = ()
+    history: tuple[Sequence[int], ...] = ()
     key: int = field(default_factory=_keys.__next__)
 
     def over(self) -> bool:
@@ -105,6 +112,38 @@ class Item:
                 code=ErrorCode.DEADLINE_EXCEEDED,
             )
         return self.error is not None
+
+    @property
+    def conversation(self) -> str | None:
+        return self.request.conversation if self.request else None
+
+    @property
+    def answering(self) -> list[str]:
+        """Those of the request's tasks that write what is said to the customer."""
+        asked = self.request.tasks if self.request else ()
+        return [name for name in asked if _answers(self.tasks[name])]
+
+    def history_of(self) -> tuple[Sequence[int], ...]:
+        """The tokens of what was said before that the task it is about to be written by may know."""
+        return self.history if self.history and _answers(self.tasks[self.generates_todo[0]]) else ()
+
+    def turns(self, written_at: str) -> list[Turn]:
+        """What it adds to its conversation, when its result is written at ``written_at``."""
+        if self.conversation is None or not self.answering:
+            return []
+        labels = {
+            name: found.label
+            for name, found in self.scores.items()
+            if isinstance(found, LabelScores | ChosenLabel) and name in self.results
+        }
+        sent_at = datetime.fromtimestamp(self.clock.enqueued_at, UTC).isoformat(timespec="microseconds")
+        said = [Turn(role="user", text=self.text, at=sent_at, item=self.id, labels=labels or None)]
+        for name in self.answering:
+            answer = self.texts.get(name)
+            if isinstance(answer, GeneratedText) and answer.text:
+                at = max(sent_at, written_at)  # which may have been rounded down
+                said.append(Turn(role="assistant", text=answer.text, at=at, item=self.id))
+        return said
 
     def stand(self, code: str, message: str) -> None:
         """It failed in an earlier attempt of its job, and whoever waited has been told."""
@@ -237,6 +276,10 @@ class Item:
     def _need_label(self, name: str) -> None:
         if name not in self.labels_todo:
             self.labels_todo.append(name)
+
+
+def _answers(task: Task) -> bool:
+    return isinstance(task, GenerateTask) and task.conversation
 
 
 def _ms(seconds: float) -> float:

@@ -113,6 +113,8 @@ def result_bytes(job: Job) -> int:
     """Bytes of Redis that the results of ``job`` may take: metadata comes back, twice; tokens are followed in
     jobs of one item only."""
     size = ENDED_JOB_BYTES + len(job.items) * ITEM_BYTES + 2 * len(job.claim.job.data)
+    # Turns are no longer than data and tokens, but kept beside them.
+    size += sum(ITEM_BYTES for item in job.items if item.conversation is not None)
     if len(job.items) == 1:
         [item] = job.items
         for name in item.generates_todo:

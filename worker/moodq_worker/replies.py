@@ -120,7 +120,7 @@ class ReplyStage:
                 started_only and not item.job.started
             ):
                 break
-            tokens += len(item.tokens) + SUFFIX_TOKENS
+            tokens += self._new_tokens(item)
             if admitted and tokens > self._prefill_tokens:
                 break
             if not self._engine.fits([self._generation(one) for one in [*admitted, item]]):
@@ -173,7 +173,10 @@ class ReplyStage:
             self._metrics.prefill_time.labels(task).observe(now - began)
             self._metrics.first_token.labels(item.queue, task).observe(item.clock.timings().total / 1000)
             cached = self._engine.prompt_tokens(task, item.lang, of=item.tasks)
-            self._metrics.count_prefill(len(item.tokens) + SUFFIX_TOKENS, cached)
+            self._metrics.count_prefill(self._new_tokens(item), cached)
+
+    def _new_tokens(self, item: Item) -> int:
+        return sum(len(tokens) + SUFFIX_TOKENS for tokens in (item.tokens, *item.history_of()))
 
     def _in_engine(self, stage: str, items: Iterable[Item]) -> AbstractContextManager[None]:
         return self._metrics.cost.engine(stage, Counter(item.queue for item in items))
@@ -181,7 +184,8 @@ class ReplyStage:
     def _generation(self, item: Item) -> Generation:
         task = item.tasks[item.generates_todo[0]]
         label = item.steering_label(task) if isinstance(task, GenerateTask) else None
-        return Generation(item.key, task.name, item.lang, label, item.tokens, item.tasks)
+        history = item.history_of()
+        return Generation(item.key, task.name, item.lang, label, item.tokens, item.tasks, history)
 
     def _step(self) -> None:
         began = time.monotonic()

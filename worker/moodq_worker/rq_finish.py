@@ -21,8 +21,9 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.worker.base import WorkerStatus
 
+from moodq_config.conversations import JOIN_LUA, ConversationLimits, Turn, mark, written
 from moodq_config.errors import ErrorCode
-from moodq_config.names import events_key, result_key
+from moodq_config.names import conversation_key, events_key, result_key
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_scripts import PRELUDE
 
@@ -35,8 +36,10 @@ _PROBE = "a-job-id"
 
 # KEYS: started and finished registry of each queue in turn, then the worker's hash and its executions.
 # ARGV: conf; the number of jobs, and of each the number of its queue, its id and its execution's; the number
-# of results, and of each the number of its job, its item's id and its body; then of each job that ends its
-# number, its TTL, the number of words of its RQ result and of the fields of its hash, and those words.
+# of results, and of each the number of its job, its item's id and its body; the number of results with
+# turns, and of each its number, its conversation, its mark (``conversations.mark``), the number of its turns
+# and those; then of each job that ends its number, its TTL, the number of words of its RQ result and of the
+# fields of its hash, and those words.
 # Returns an ``End`` for each of the latter.
 _FINISH = """
 local worker, worker_executions = KEYS[#KEYS - 1], KEYS[#KEYS]
@@ -69,9 +72,9 @@ local function decided(key)
   local status = string.match(value, '"status":"(%a+)"')
   return status == 'done' or string.match(value, '"error":{"code":"([%w_]+)"') == conf.cancelled
 end
-local results = tonumber(ARGV[place])
+local results, written = tonumber(ARGV[place]), {}
 place = place + 1
-for _ = 1, results do
+for number = 1, results do
   local id, body = ARGV[place + 1], ARGV[place + 2]
   local key, events = conf.item_result .. id, conf.item_events .. id
   if jobs[tonumber(ARGV[place]) + 1].held then
@@ -80,9 +83,23 @@ for _ = 1, results do
       if not new then redis.call('SET', key, body, 'EX', conf.result_ttl) end
       put('XADD', events, 'MAXLEN', '~', conf.events_maxlen, '*', 'event', 'done', 'data', body)
       redis.call('EXPIRE', events, conf.result_ttl)
+      written[number] = true
     end
   end
   place = place + 3
+end
+
+-- What was said stands in its conversation as soon as its result can be read, and only if that stands.
+local talks = tonumber(ARGV[place])
+place = place + 1
+for _ = 1, talks do
+  local turns_from = place + 4
+  local turns_to = turns_from + tonumber(ARGV[place + 3]) - 1
+  if written[tonumber(ARGV[place]) + 1] then
+    local turns = {unpack(ARGV, turns_from, turns_to)}
+    join_conversation(conf.conversation .. ARGV[place + 1], ARGV[place + 2], turns, conf.conversation_limits)
+  end
+  place = turns_to + 1
 end
 
 local ends, finished = {}, 0
@@ -134,26 +151,36 @@ class End(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class WrittenResult:
-    """One item's id, its result as JSON, and the job it came with."""
+    """One item's id, its result as JSON, the job it came with, and the turns that join its conversation."""
 
     id: str
     body: bytes
     claim: Claim
+    conversation: str | None = None
+    turns: tuple[Turn, ...] = ()
 
 
 class FinishScript:
     """The script, bound to a connection, with the names RQ gives its keys."""
 
     def __init__(
-        self, connection: Redis, conf: dict[str, Any], *, result_ttl_s: int, max_events: int
+        self,
+        connection: Redis,
+        conf: dict[str, Any],
+        *,
+        result_ttl_s: int,
+        max_events: int,
+        conversations: ConversationLimits | None = None,
     ) -> None:
-        self._script = connection.register_script(PRELUDE + _FINISH)
+        self._script = connection.register_script(PRELUDE + JOIN_LUA + _FINISH)
         probe = Job(_PROBE, connection)
         self._conf = conf | {
             "result_ttl": result_ttl_s,
             "events_maxlen": max_events,
             "item_result": result_key(""),
             "item_events": events_key(""),
+            "conversation": conversation_key(""),
+            "conversation_limits": (conversations or ConversationLimits()).as_dict(),
             "results": cast("Any", Result).get_key(""),
             "dependents": probe.dependents_key.split(_PROBE),
             "dependencies": probe.dependencies_key.split(_PROBE),
@@ -191,6 +218,10 @@ class FinishScript:
         words.append(len(results))
         for one in results:
             words += (place[one.claim.execution.id], one.id, one.body)
+        talking = [(index, one) for index, one in enumerate(results) if one.conversation is not None]
+        words.append(len(talking))
+        for index, one in talking:
+            words += (index, one.conversation, mark(one.id), len(one.turns), *map(written, one.turns))
         working_s = 0.0
         for claim, value in jobs:
             job, execution = claim.job, claim.execution

@@ -27,6 +27,7 @@ from rq.suspension import is_suspended
 from rq.utils import as_text, now, utcformat
 from rq.worker.base import WorkerStatus
 
+from moodq_config.conversations import ConversationLimits
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_worker.connection import passing
 from moodq_worker.doorbell import Doorbell
@@ -83,6 +84,7 @@ class BatchWorker(HookedWorker):
         limits: JobLimits | None = None,
         max_events: int = MAX_EVENTS,
         id_prefixes: Mapping[str, str] | None = None,
+        conversations: ConversationLimits | None = None,
     ) -> None:
         super().__init__(
             list(queues),
@@ -103,7 +105,11 @@ class BatchWorker(HookedWorker):
             self.connection, lease_s=lease_s, max_attempts=max_attempts, failure_ttl_s=failure_ttl_s
         )
         self._finish = FinishScript(
-            self.connection, self._scripts.conf, result_ttl_s=result_ttl_s, max_events=max_events
+            self.connection,
+            self._scripts.conf,
+            result_ttl_s=result_ttl_s,
+            max_events=max_events,
+            conversations=conversations,
         )
         self._doorbell = Doorbell(self.connection, {queue.name: queue.key for queue in self.queues})
         self._due = DueJobs(self.connection, self.queues, name)

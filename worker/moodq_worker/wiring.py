@@ -23,6 +23,7 @@ from prometheus_client import disable_created_metrics
 from redis import Redis
 from redis.exceptions import RedisError
 
+from moodq_config.conversations import ConversationLimits
 from moodq_config.errors import ConfigError, ErrorCode, ModelError, MoodqError
 from moodq_config.logs import jobs_logged
 from moodq_config.memory import MIB
@@ -31,6 +32,7 @@ from moodq_config.task_file import TaskFile
 from moodq_config.tasks import TaskSet
 from moodq_worker.announcing import announcer_of
 from moodq_worker.connection import connect, unreachable
+from moodq_worker.conversations import Conversations
 from moodq_worker.delivery import Delivery, Terms
 from moodq_worker.engine import Engine
 from moodq_worker.engine_fake import FakeEngine
@@ -121,6 +123,7 @@ class Worker:
             ),
             max_events=settings.max_events,
             id_prefixes=settings.queue_id_prefixes,
+            conversations=ConversationLimits.of(settings),
         )
         budget = settings.batch_tokens or engine.best_batch_tokens()
         self._metrics.batch_limit.set(budget)
@@ -175,6 +178,9 @@ class Worker:
             pace=pace,
             cache=cache,
             pins=Pins(self._connection),
+            conversations=Conversations(
+                ConversationLimits.of(settings), max_tokens=settings.conversation_tokens
+            ),
             memory=memory,
             look_again=watch.look,
         )

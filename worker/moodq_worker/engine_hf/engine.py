@@ -244,7 +244,9 @@ class HfEngine:
         book = self._book_of(generation.of)
         task = book.tasks.write_task(generation.task)
         prompt = book.writing(generation.task, generation.lang, generation.label)
-        tokens = (*generation.tokens, *prompt.suffix)
+        tokens = book.new_tokens(
+            generation.task, generation.lang, generation.label, generation.tokens, generation.history
+        )
         return Request(generation.key, prompt.prefix, tokens, task.max_new_tokens, task.repetition_penalty)
 
     def _constraint(self, generation: Generation) -> Constraint | None:

@@ -17,6 +17,7 @@ from moodq_config.answers import Judgement, LabelScores, LabelSet, Score
 from moodq_config.errors import ErrorCode, ModelError
 from moodq_config.task_kinds import (
     ChooseTask,
+    GeneratePrompt,
     GenerateTask,
     LabelTask,
     Lang,
@@ -36,7 +37,7 @@ from moodq_worker.engine_hf.prompts import (
 )
 from moodq_worker.engine_hf.reranker import NO, YES, is_qwen3_reranker, published_prompt
 from moodq_worker.engine_hf.texts import Texts
-from moodq_worker.turns import choose_turns, generate_turns, label_turns
+from moodq_worker.turns import Turn, choose_turns, generate_turns, label_turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,14 @@ class Writing:
     suffix: Tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Talking:
+    """What stands between turns of a conversation: after a message, and after its answer."""
+
+    answered: Tokens
+    next: Tokens
+
+
 class PromptBook:
     """One model's prompts of the tasks in use. Used from the engine's thread. ``output`` is the output
     matrix, ``end`` the token that ends a turn."""
@@ -74,6 +83,7 @@ class PromptBook:
         self._judging: dict[tuple[str, Lang], Judging] = {}
         self._choosing: dict[tuple[str, Lang], tuple[Tokens, ...]] = {}
         self._writing: dict[tuple[str, Lang, str | None], Writing] = {}
+        self._talking: dict[tuple[str, Lang, str | None], Talking] = {}
 
     def of(self, tasks: TaskSet) -> PromptBook:
         """A book of other definitions for the same model; what they have in common is not made again."""
@@ -83,6 +93,7 @@ class PromptBook:
         book._judging = {key: made for key, made in self._judging.items() if key[0] in kept}
         book._choosing = {key: made for key, made in self._choosing.items() if key[0] in kept}
         book._writing = {key: made for key, made in self._writing.items() if key[0] in kept}
+        book._talking = {key: made for key, made in self._talking.items() if key[0] in kept}
         return book
 
     @property
@@ -103,16 +114,51 @@ class PromptBook:
 
     def writing(self, name: str, lang: Lang, label: str | None) -> Writing:
         """``label`` steers the prompt of a task that listens to one."""
+        key = self._writing_key(name, lang, label)
+        if (made := self._writing.get(key)) is None:
+            turns, user = self._turns(*key)
+            made = self._writing[key] = Writing(*self._texts.prompt(turns, user, "{text}"))
+        return made
+
+    def new_tokens(
+        self, name: str, lang: Lang, label: str | None, text: Sequence[int], history: Sequence[Sequence[int]]
+    ) -> Tokens:
+        """What follows the fixed prompt of ``writing``: the turns of ``history``, which ``Generation``
+        describes, and the text. Raises ``ModelError`` where the model's chat template has no place for
+        them."""
+        made: list[int] = []
+        if history:
+            talking = self._talk(self._writing_key(name, lang, label))
+            for number, turn in enumerate(history, 1):
+                made += turn
+                if number % 2 == 0:
+                    made += talking.next
+                elif number < len(history):
+                    made += talking.answered
+        return (*made, *text, *self.writing(name, lang, label).suffix)
+
+    def _writing_key(self, name: str, lang: Lang, label: str | None) -> tuple[str, Lang, str | None]:
         task = self.tasks.write_task(name)
         steers = isinstance(task, GenerateTask) and task.prompt[lang].steer
-        key = name, lang, label if steers else None
-        if (made := self._writing.get(key)) is None:
-            turns = (
-                generate_turns(task.prompt[lang], label)
-                if isinstance(task, GenerateTask)
-                else extract_turns(task.prompt[lang])
-            )
-            made = self._writing[key] = Writing(*self._texts.prompt(turns, task.prompt[lang].user, "{text}"))
+        return name, lang, label if steers else None
+
+    def _turns(self, name: str, lang: Lang, label: str | None) -> tuple[list[Turn], str]:
+        task = self.tasks.write_task(name)
+        prompt = task.prompt[lang]
+        if isinstance(prompt, GeneratePrompt):
+            return generate_turns(prompt, label), prompt.user
+        return extract_turns(prompt), prompt.user
+
+    def _talk(self, key: tuple[str, Lang, str | None]) -> Talking:
+        if (made := self._talking.get(key)) is None:
+            prefix, answered, after, suffix = self._texts.exchange(*self._turns(*key))
+            if Writing(prefix, suffix) != self.writing(*key):
+                raise ModelError(
+                    "the model's chat template changes a prompt when turns follow it; leave conversation = "
+                    "true out of the task, or use another model",
+                    code=ErrorCode.MODEL_INVALID,
+                )
+            made = self._talking[key] = Talking(answered, after)
         return made
 
     def answer(self, name: str, found: Sequence[LabelScores]) -> Judgement:

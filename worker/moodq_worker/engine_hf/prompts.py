@@ -69,18 +69,36 @@ def cut_prompt(tokenizer: Any, turns: list[Turn], user: str, *names: str) -> tup
 
     Raises ``ModelError`` (model_invalid) when the model has no chat template that keeps the text whole.
     """
-    marks = [f"\x02{name}\x03" for name in names]
+    marks = [_mark(name) for name in names]
     for name, mark in zip(names, marks, strict=True):
         user = user.replace(name, mark)
-    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    messages.append({"role": "user", "content": user})
+    return _cut(tokenizer, [*turns, Turn("user", user)], marks)
+
+
+def cut_exchange(tokenizer: Any, turns: list[Turn], user: str) -> tuple[Tokens, ...]:
+    """The same of one exchange after ``turns`` and a new message after it, both in ``user`` for ``{text}``:
+    the tokens before the earlier message, between it and its answer, from there to the new one, and after."""
+    marks = [_mark(name) for name in ("earlier", "answer", "text")]
+    earlier, answer, text = marks
+    said = exchange(user.replace("{text}", earlier), answer)
+    return _cut(tokenizer, [*turns, *said, Turn("user", user.replace("{text}", text))], marks)
+
+
+def _mark(name: str) -> str:
+    return f"\x02{name}\x03"
+
+
+def _cut(tokenizer: Any, turns: Sequence[Turn], marks: Sequence[str]) -> tuple[Tokens, ...]:
     if not tokenizer.chat_template:
         raise ModelError(
             "the model has no chat template; use an instruct or chat model", code=ErrorCode.MODEL_INVALID
         )
     # Thinking models (Qwen3) open a thought unless told not to; other templates ignore the argument.
     rest = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        [{"role": turn.role, "content": turn.content} for turn in turns],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
     )
     pieces = []
     for mark in marks:

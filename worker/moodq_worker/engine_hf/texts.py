@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from moodq_worker.engine_hf.prompts import Tokens, cut_prompt
+from moodq_worker.engine_hf.prompts import Tokens, cut_exchange, cut_prompt
 from moodq_worker.turns import Turn
 
 
@@ -48,3 +48,8 @@ class Texts:
         """The tokens of a prompt around what stands for ``names``; see ``prompts.cut_prompt``."""
         with self._lock:
             return cut_prompt(self._tokenizer, turns, user, *names)
+
+    def exchange(self, turns: list[Turn], user: str) -> tuple[Tokens, ...]:
+        """The tokens around an earlier exchange and a new message; see ``prompts.cut_exchange``."""
+        with self._lock:
+            return cut_exchange(self._tokenizer, turns, user)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from moodq_config.answers import ChosenLabel, GeneratedText, LabelScores
 from moodq_config.task_kinds import ChooseTask, GenerateTask, LabelTask, Lang, Task
 from moodq_worker.remote.client import Completion, Message, RemoteError
-from moodq_worker.turns import Turn, choose_turns, generate_turns, label_turns
+from moodq_worker.turns import Turn, choose_turns, exchange, generate_turns, label_turns
 
 #: Tokens a label may take; one is a word or two.
 LABEL_TOKENS = 24
@@ -28,13 +28,15 @@ RemoteAnswer = LabelScores | ChosenLabel | GeneratedText
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One task of one text. ``label`` steers a reply; ``choices`` came with the request."""
+    """One task of one text. ``label`` steers a reply; ``choices`` came with the request; ``earlier`` is what
+    was said before: a customer's message, its answer, and so on."""
 
     task: Task
     lang: Lang
     text: str
     label: str | None = None
     choices: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
 
     @property
     def max_tokens(self) -> int:
@@ -50,7 +52,11 @@ class Question:
         task = self.task
         if isinstance(task, GenerateTask):
             reply = task.prompt[self.lang]
-            return _messages(generate_turns(reply, self.label), reply.user.replace("{text}", self.text))
+            *said, text = [*self.earlier, self.text] if len(self.earlier) % 2 == 0 else self._in_one_turn()
+            turns = generate_turns(reply, self.label)
+            for message, answer in zip(said[::2], said[1::2], strict=True):
+                turns += exchange(reply.user.replace("{text}", message), answer)
+            return _messages(turns, reply.user.replace("{text}", text))
         only = ONLY[self.lang].format(words=", ".join(self.words().values()))
         if isinstance(task, LabelTask):
             label = task.prompt[self.lang]
@@ -60,6 +66,10 @@ class Question:
         before, _, after = choose.user.partition("{text}")  # the text may hold {labels} itself
         labels = choose.separator.join(self.choices)
         return _messages(choose_turns(choose), before.replace("{labels}", labels) + self.text + after, only)
+
+    def _in_one_turn(self) -> list[str]:
+        """A message that nobody has answered, and the new one after it."""
+        return [*self.earlier[:-1], self.earlier[-1] + self.text]
 
     def answer(self, completion: Completion) -> RemoteAnswer:
         """Raises ``RemoteError`` (wrong_answer)."""

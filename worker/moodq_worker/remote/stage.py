@@ -110,7 +110,9 @@ class HandOff:
         item.job.started = True
         if item.clock.started is None:
             item.clock.started = time.monotonic()
-        self._todo.put(_Asked(item, Question(task, item.lang, item.text, label, item.choices(name))))
+        earlier = item.earlier if name in item.answering else ()
+        question = Question(task, item.lang, item.text, label, item.choices(name), earlier)
+        self._todo.put(_Asked(item, question))
         return True
 
     def take_answers(self) -> list[tuple[Item, str, str | None]]:
