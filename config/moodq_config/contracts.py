@@ -15,10 +15,19 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import uuid4
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
 from moodq_config.answers import Answer, GeneratedText, LabelScores, Reading
 from moodq_config.errors import BadInput, ErrorCode, ItemFailed
+from moodq_config.trace_context import NO_CONTEXT, JobContext, usable_traceparent
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -52,6 +61,7 @@ __all__ = [
     "item_id",
     "job_payload",
     "parse_item",
+    "payload_context",
     "payload_items",
 ]
 
@@ -112,7 +122,8 @@ class RequestItem(_Frozen):
     ``long_text`` says what a worker does with a text over its limits; unset, as the worker is configured.
     After ``deadline`` the item is not started any more.
     ``labels`` are for tasks that choose among the request's labels; ``documents`` for those that rank them,
-    with ``text`` as the query.
+    with ``text`` as the query. ``traceparent`` is the W3C trace context it is part of; an unusable one counts
+    as none.
     """
 
     id: Id = Field(default_factory=lambda: uuid4().hex)
@@ -125,6 +136,7 @@ class RequestItem(_Frozen):
     deadline: Deadline | None = None
     labels: tuple[RequestLabel, ...] | None = Field(None, min_length=2, max_length=MAX_LABELS)
     documents: tuple[str, ...] | None = Field(None, min_length=1, max_length=MAX_DOCUMENTS)
+    traceparent: Annotated[str | None, BeforeValidator(usable_traceparent)] = None
 
 
 Form = TypeVar("Form", bound=Reading)
@@ -186,7 +198,7 @@ class Result(Reading):
     not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before, or a
     person has pinned a label to texts of its kind (``pinned``). ``truncated`` says that only the text's
     beginning was read. ``revisions``: by task, of the definition that was asked. ``made_by`` has the tasks
-    that a remote endpoint answered; ``model`` answered the others."""
+    that a remote endpoint answered; ``model`` answered the others. ``trace`` is the id of its trace."""
 
     v: Literal[1] = 1
     id: str
@@ -202,6 +214,8 @@ class Result(Reading):
     cached: Literal["exact", "template", "pinned"] | None = None
     truncated: Truncated | None = None
     revisions: dict[str, str] | None = None
+    made_by: dict[str, MadeBy] | None = None
+    trace: str | None = None
 
     def raise_for_error(self) -> Result:
         """The result itself. Raises ``ItemFailed`` when the item failed."""
@@ -220,8 +234,6 @@ class Result(Reading):
             return found
         there = ", ".join(f"{name} ({type(one).__name__})" for name, one in self.results.items())
         raise BadInput(f"item {self.id} has no {form.__name__} of task {task!r}; its answers: {there}")
-
-    made_by: dict[str, MadeBy] | None = None
 
 
 class ItemLimits(_Frozen):
@@ -307,9 +319,15 @@ def item_id(raw: object) -> str | None:
     return None
 
 
-def job_payload(items: list[RequestItem]) -> dict[str, Any]:
+def job_payload(items: list[RequestItem], context: JobContext = NO_CONTEXT) -> dict[str, Any]:
     """The one positional argument of a job."""
-    return {"v": CONTRACT_VERSION, "items": [item.model_dump(exclude_none=True) for item in items]}
+    dumped = [item.model_dump(exclude_none=True) for item in items]
+    return {"v": CONTRACT_VERSION, "items": dumped, **context.fields()}
+
+
+def payload_context(args: Sequence[Any]) -> JobContext:
+    """What positional arguments that ``payload_items`` has read say beside the items."""
+    return JobContext.of(args[0])
 
 
 def payload_items(args: object, max_items: int) -> list[object]:

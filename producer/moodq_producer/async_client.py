@@ -34,6 +34,7 @@ from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob,
 from moodq_producer.following import Event, Following
 from moodq_producer.hub import Hub
 from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
+from moodq_producer.tracing import sending
 from moodq_producer.waiting import Patience, Waiting, joins, parse_result, wait_timeout
 
 
@@ -99,6 +100,8 @@ class AsyncClient:
         deadline: Deadline = None,
         labels: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
+        traceparent: str | None = None,
+        request_id: str | None = None,
         on_full: OnFull | None = None,
         full_timeout: float | None = None,
     ) -> AsyncTicket:
@@ -114,9 +117,12 @@ class AsyncClient:
             deadline=deadline_text(deadline),
             labels=labels,
             documents=documents,
+            traceparent=traceparent,
         )
         redis = await self._connected()
-        await self._enqueue(redis, [self._maker.job([item], queue, redis)], on_full, full_timeout)
+        with sending(queue, [[item]], request_id) as sent:
+            jobs = [self._maker.job(items, queue, redis, context) for items, context in sent]
+            await self._enqueue(redis, jobs, on_full, full_timeout)
         return AsyncTicket(item.id, self)
 
     def check(
@@ -158,8 +164,9 @@ class AsyncClient:
         redis = await self._connected()
         items = self._maker.numbered_items(sources, tasks, lang)
         for pipeline in chunks(chunks(items, size), PIPELINE_JOBS):
-            jobs = [self._maker.job(members, queue, redis) for members in pipeline]
-            await self._enqueue(redis, jobs, on_full, full_timeout)
+            with sending(queue, pipeline) as sent:
+                jobs = [self._maker.job(members, queue, redis, context) for members, context in sent]
+                await self._enqueue(redis, jobs, on_full, full_timeout)
             for job in jobs:
                 for id in job.item_ids:
                     yield AsyncTicket(id, self)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from moodq_config.errors import BadInput, ErrorCode, WaitTimeout
+from moodq_config.names import PRODUCER_SERVICE
+from moodq_config.otel import traced_process
 from moodq_config.printable import printable
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ def send(
     lines: Iterable[tuple[str, str | LineError]] = (
         stdin_texts(sys.stdin.buffer) if from_stdin else argument_texts(texts, item_id)
     )
-    with Client() as client:
+    with traced_process(PRODUCER_SERVICE), Client() as client:
         if not no_wait:
             _warn_if_nobody_works(client)
         if as_stream:

@@ -22,6 +22,7 @@ from moodq_producer.connection import AWAY, block_s, close, connect, redis_error
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
+from moodq_producer.tracing import sending
 from moodq_producer.waiting import Patience, Waiting, joins, parse_result, wait_timeout
 
 T = TypeVar("T")
@@ -94,6 +95,8 @@ class Client:
         deadline: Deadline = None,
         labels: Sequence[str] | None = None,
         documents: Sequence[str] | None = None,
+        traceparent: str | None = None,
+        request_id: str | None = None,
         on_full: OnFull | None = None,
         full_timeout: float | None = None,
     ) -> Ticket:
@@ -103,6 +106,8 @@ class Client:
         adds no job and its ticket leads to the same result. After ``deadline``, a moment or seconds from now,
         the item is not started: it fails with ``deadline_exceeded``. ``labels`` are what a task as ``topic``
         chooses among; ``documents`` what one as ``rerank`` ranks, with ``text`` as the query.
+        ``traceparent`` is the W3C trace context to go on with, where that of the OpenTelemetry span around
+        the call is not meant; ``request_id`` is told in the worker's log.
 
         A Redis that is away is waited for, ``MOODQ_AWAY_TIMEOUT_S`` at most. Raises ``BadInput``;
         ``Unavailable``; and ``QueueFull``, also as ``RateLimited``: at once, or with ``on_full`` ``"wait"``
@@ -119,8 +124,11 @@ class Client:
             deadline=deadline_text(deadline),
             labels=labels,
             documents=documents,
+            traceparent=traceparent,
         )
-        self._enqueue([self._maker.job([item], queue, self._redis)], on_full, full_timeout)
+        with sending(queue, [[item]], request_id) as sent:
+            jobs = [self._maker.job(items, queue, self._redis, context) for items, context in sent]
+            self._enqueue(jobs, on_full, full_timeout)
         return Ticket(item.id, self)
 
     def check(
@@ -172,8 +180,9 @@ class Client:
         self, pipelines: Iterable[Any], queue: str, on_full: OnFull | None, full_timeout: float | None
     ) -> Iterator[Ticket]:
         for pipeline in pipelines:
-            jobs = [self._maker.job(items, queue, self._redis) for items in pipeline]
-            self._enqueue(jobs, on_full, full_timeout)
+            with sending(queue, pipeline) as sent:
+                jobs = [self._maker.job(items, queue, self._redis, context) for items, context in sent]
+                self._enqueue(jobs, on_full, full_timeout)
             yield from (Ticket(id, self) for job in jobs for id in job.item_ids)
 
     def result(self, id: str) -> Result | None:

@@ -23,6 +23,7 @@ from moodq_config.memory import MIB
 from moodq_config.names import JOB_FUNCTION, job_id, result_key
 from moodq_config.settings import Settings, load_settings
 from moodq_config.task_file import TaskFile
+from moodq_config.trace_context import NO_CONTEXT, JobContext
 from moodq_producer.enqueue import Gate, QueuedJob
 
 #: A text, a request item, or a mapping with its fields.
@@ -104,14 +105,20 @@ class JobMaker:
             except BadInput as error:
                 raise BadInput(f"item {number}: {error.message}", code=error.code) from error.__cause__
 
-    def job(self, items: Sequence[RequestItem], queue: str, connection: Any) -> QueuedJob:
+    def job(
+        self,
+        items: Sequence[RequestItem],
+        queue: str,
+        connection: Any,
+        context: JobContext = NO_CONTEXT,
+    ) -> QueuedJob:
         """The job of ``items``. ``connection`` only satisfies RQ's constructor, nothing is sent.
         Raises ``BadInput`` (job_too_large)."""
         settings = self.settings
         count = len(items)
         job = Job.create(
             JOB_FUNCTION,
-            args=[job_payload(list(items))],
+            args=[job_payload(list(items), context)],
             connection=connection,
             id=job_id([item.id for item in items], settings.id_prefix),
             origin=queue,

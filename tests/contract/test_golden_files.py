@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from moodq_config.contracts import ItemLimits, Result, job_payload, parse_item, payload_items
+from moodq_config.contracts import ItemLimits, Result, job_payload, parse_item, payload_context, payload_items
 from moodq_config.names import JOB_FUNCTION
 from moodq_config.settings import load_settings
 from moodq_config.worker_info import WorkerInfo
@@ -47,14 +47,15 @@ def test_a_job_is_read_and_written_as_it_was(path: Path) -> None:
     function, instance, args, kwargs = content(path)
     assert (function, instance, kwargs) == (JOB_FUNCTION, None, {})
     items = [parse_item(raw, LIMITS) for raw in payload_items(args, max_items=10)]
-    assert without_order(job_payload(items)) == without_order(args[0])
+    assert without_order(job_payload(items, payload_context(args))) == without_order(args[0])
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_the_producer_puts_exactly_this_on_the_wire(path: Path) -> None:
     maker = JobMaker(load_settings(redis_url="redis://127.0.0.1:1"))
-    items = [maker.item(raw, ()) for raw in content(path)[2][0]["items"]]
-    fields = maker.job(items, "interactive", Redis(port=1)).fields
+    args = content(path)[2]
+    items = [maker.item(raw, ()) for raw in args[0]["items"]]
+    fields = maker.job(items, "interactive", Redis(port=1), payload_context(args)).fields
     data = zlib.decompress(bytes(fields[fields.index("data") + 1]))  # type: ignore[arg-type]
     assert without_order(json.loads(data)) == without_order(content(path))
     assert b"\\u" not in data

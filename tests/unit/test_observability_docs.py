@@ -14,6 +14,7 @@ import pytest
 
 from moodq_config.contracts import ModelRef
 from moodq_config.logs import JsonFormatter
+from moodq_config.trace_context import JobContext
 from moodq_worker.items import Clock
 from moodq_worker.job_log import JobLog
 
@@ -23,9 +24,12 @@ PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text("utf-
 def job_line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
     """The line of a job with everything that one may have."""
     clock = Clock(enqueued_at=time.time() - 0.2, claimed_at=time.time() - 0.1)
-    claim = SimpleNamespace(queue=SimpleNamespace(name="bulk"), attempt=1)
+    told = SimpleNamespace(context=JobContext(request_id="req-1"))
+    claim = SimpleNamespace(queue=SimpleNamespace(name="bulk"), attempt=1, job=told)
     item = SimpleNamespace(clock=clock, error=SimpleNamespace(code="engine_failed"))
-    job: Any = SimpleNamespace(id="j", items=[item], skipped=0, claim=claim)
+    job: Any = SimpleNamespace(
+        id="j", items=[item], skipped=0, claim=claim, trace_id="0af7651916cd43dd8448eb211c80319c"
+    )
     with caplog.at_level(logging.INFO):
         lines = JobLog("all", worker="w", model=ModelRef(id="m", revision="r", precision="p"))
         lines.ended([job], ["failed"])
@@ -36,7 +40,9 @@ def job_line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
 
 def test_the_page_lists_every_field_of_a_job_s_line_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
     rows = re.findall(
-        r"^\| (`[@a-z][\w.@]*`(?:, `[\w.]+`)*) \|", PAGE.split("## Fields")[1], flags=re.MULTILINE
+        r"^\| (`[@a-z][\w.@]*`(?:, `[\w.]+`)*) \|",
+        PAGE.split("### Fields")[1].split("\n## ")[0],
+        flags=re.MULTILINE,
     )
     documented = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert documented == set(job_line(caplog))
@@ -45,5 +51,6 @@ def test_the_page_lists_every_field_of_a_job_s_line_and_no_other(caplog: pytest.
 def test_the_line_that_the_page_shows_is_one(caplog: pytest.LogCaptureFixture) -> None:
     [shown] = re.findall(r"^```json\n(\{.*\})\n```$", PAGE, flags=re.MULTILINE)
     expected = job_line(caplog)
-    del expected["moodq.job.codes"]  # the job shown went well
+    for name in ("moodq.job.codes", "trace.id", "http.request.id"):  # of others
+        del expected[name]
     assert list(json.loads(shown)) == list(expected)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 from redis.exceptions import RedisError
@@ -33,6 +33,9 @@ from moodq_worker.result_cache import ResultCache
 from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_worker import BatchWorker
 from moodq_worker.tally import count_round
+
+if TYPE_CHECKING:
+    from moodq_worker.tracing import Tracing  # needs the extra `otel`
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Delivery:
         *,
         finished: Callable[[Job], None],
         job_log: JobLog,
+        tracing: Tracing | None = None,
     ) -> None:
         self._worker = worker
         self._finisher = Finisher(worker)
@@ -76,6 +80,7 @@ class Delivery:
         self._cache = cache
         self._finished = finished
         self._job_log = job_log
+        self._tracing = tracing
         self._items: list[Item] = []
         self._jobs: list[Job] = []
         self._events: list[tuple[Item, str, dict[str, Any]]] = []
@@ -163,6 +168,8 @@ class Delivery:
             for job, value in zip(ended, values, strict=True)
         ]
         self._job_log.ended(ended, outcomes)
+        if self._tracing is not None:
+            self._tracing.ended(items, ended, outcomes)
         for job, outcome in zip(ended, outcomes, strict=True):
             self._metrics.jobs.labels(job.claim.queue.name, outcome).inc()
             if outcome != "retried":
@@ -213,6 +220,7 @@ class Delivery:
             truncated=None if failed else item.truncated,
             revisions=None if failed else item.revisions,
             made_by=None if failed else item.made_elsewhere,
+            trace=item.trace_id,
         )
         turns = () if failed else tuple(item.turns(finished_at))
         return WrittenResult(

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import RedisError
 
@@ -19,6 +19,7 @@ from moodq_config.contracts import ItemLimits, LongText, RequestItem, deadline_a
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import result_key
 from moodq_config.tasks import TaskSet, detect_lang
+from moodq_config.trace_context import trace_id_of
 from moodq_worker.connection import passing
 from moodq_worker.conversations import Conversations
 from moodq_worker.engine import Engine
@@ -31,6 +32,9 @@ from moodq_worker.result_cache import ResultCache, kind_of
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_job import read_payload
 from moodq_worker.rq_worker import BatchWorker
+
+if TYPE_CHECKING:
+    from moodq_worker.tracing import Tracing  # needs the extra `otel`
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +91,7 @@ class Intake:
         pins: Pins,
         conversations: Conversations,
         memory: MemoryGuard,
+        tracing: Tracing | None = None,
         look_again: Callable[[], object] = lambda: None,
     ) -> None:
         self._worker = worker
@@ -101,6 +106,7 @@ class Intake:
         self._pins = pins
         self._conversations = conversations
         self._memory = memory
+        self._tracing = tracing
         self._stop = threading.Event()
         self._room = threading.Event()
         #: Whether a queue is not asked for work because it has too much in hand; room there must be heard of.
@@ -169,6 +175,8 @@ class Intake:
     def take(self, claims: Sequence[Claim]) -> None:
         """Read, check and tokenize ``claims`` and hand each over as a job."""
         jobs = [self._read(claim) for claim in claims]
+        if self._tracing is not None:
+            self._tracing.begin(jobs)
         self._pace.claimed(len(jobs), sum(len(job.items) for job in jobs))
         self._look_up([item for job in jobs for item in job.items])
         unknown = [item for job in jobs for item in job.items if item.labels_todo or item.generates_todo]
@@ -191,7 +199,12 @@ class Intake:
             prefix = self._limits.id_prefixes.get(claim.queue.name, "")
             job.items = [self._item(job, id, error=error) for id in _ids_of(claim, prefix)]
             return job
+        parent = claim.job.context.traceparent
+        if parent is not None:
+            job.trace_id = trace_id_of(parent)
         job.items = [self._parse(job, number, raw, len(raws)) for number, raw in enumerate(raws)]
+        if len(job.items) == 1:
+            job.trace_id = job.items[0].trace_id
         return job
 
     def _parse(self, job: Job, number: int, raw: object, count: int) -> Item:
@@ -212,6 +225,8 @@ class Intake:
             return self._item(job, id, error=error)
         item = self._item(job, request.id)
         item.request = request
+        if request.traceparent is not None:
+            item.trace_id = trace_id_of(request.traceparent)
         if self._limits.log_texts:
             log.info("item %s: text %r, metadata %r", item.id, request.text, request.metadata)
         if request.deadline is not None:
@@ -238,7 +253,7 @@ class Intake:
 
     def _item(self, job: Job, id: str, *, error: MoodqError | None = None) -> Item:
         clock = Clock(enqueued_at=job.claim.enqueued_at, claimed_at=job.claim.claimed_at)
-        return Item(job, id, queue=job.claim.queue.name, clock=clock, error=error)
+        return Item(job, id, queue=job.claim.queue.name, clock=clock, error=error, trace_id=job.trace_id)
 
     def _look_up(self, items: list[Item]) -> None:
         """In one round trip: an id that already has a finished result is not run again (a second delivery, or

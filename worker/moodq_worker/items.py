@@ -19,6 +19,7 @@ from moodq_config.errors import ErrorCode, MoodqError
 from moodq_config.tasks import ChooseTask, GenerateTask, JudgeTask, Lang, Task, TaskSet
 from moodq_worker.result_cache import Kind
 from moodq_worker.rq_claim import Claim
+from moodq_worker.trace import Trace
 
 _keys = itertools.count(1)
 NO_TASKS = TaskSet({})
@@ -60,6 +61,8 @@ class Job:
     skipped: int = 0  # items an earlier attempt had already finished
     started: bool = False
     result_bytes: int = 0  # of Redis, which its results may take
+    trace_id: str | None = None
+    trace: Trace | None = None  # None: not traced
 
     @property
     def id(self) -> str:
@@ -100,6 +103,8 @@ class Item:
     said: tuple[Turn, ...] = ()
     earlier: tuple[str, ...] = ()
     history: tuple[Sequence[int], ...] = ()
+    trace_id: str | None = None
+    trace: Trace | None = None  # its own, or its job's
     key: int = field(default_factory=_keys.__next__)
 
     def over(self) -> bool:

@@ -61,6 +61,10 @@ class JobLog:
         }
         if errors:
             fields["moodq.job.codes"] = Counter(errors)
+        if job.trace_id is not None:
+            fields["trace.id"] = job.trace_id
+        if claim.job.context.request_id is not None:
+            fields["http.request.id"] = claim.job.context.request_id
         items, total = "1 item" if count == 1 else f"{count} items", timings["total"]
         said = f"job {job.id} {outcome}: {items} in {total:.1f} ms, attempt {claim.attempt}"
         # Looking for the line of code that says it, as log.info does, would cost a fifth of all this.

@@ -20,6 +20,7 @@ from moodq_worker.metrics import Metrics
 from moodq_worker.replies import SUFFIX_TOKENS
 from moodq_worker.result_cache import SingleFlight
 from moodq_worker.time_limit import PassTimer
+from moodq_worker.trace import note_pass
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class LabelStage:
             scores = self._label_or_halve(group, items)
         spent = time.monotonic() - began
         self._observe(group, batch, spent)
+        note_pass(items, names, began, spent)
         for item in items:
             item.clock.prefill_s += spent
             landed = self._flights.land(item.flight(names))

@@ -25,6 +25,7 @@ from moodq_worker.items import Item
 from moodq_worker.metrics import Metrics
 from moodq_worker.sentences import to_show
 from moodq_worker.time_limit import PassTimeout, PassTimer
+from moodq_worker.trace import note_pass
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,7 @@ class ReplyStage:
             self._admit(items[middle:])
             return
         now = time.monotonic()
+        note_pass(items, [item.generates_todo[0] for item in items], began, now - began)
         for item in items:
             self._running[item.key] = item
             item.clock.prefill_s += now - began
@@ -250,6 +252,8 @@ class ReplyStage:
         began = item.clock.decode_began
         spent = time.monotonic() - began if began is not None else 0.0
         item.clock.decode_s += spent
+        if item.trace is not None and began is not None:
+            item.trace.note("decode", began, spent, task, event.tokens)
         self._metrics.decode_time.labels(task).observe(spent)
         try:
             item.texts[task] = written(item.tasks[task], text.strip(), event)

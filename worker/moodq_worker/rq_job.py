@@ -20,9 +20,10 @@ from rq.job import JOB_ID_PATTERN, Job, JobStatus
 from rq.queue import Queue
 from rq.utils import decode_redis_hash, now
 
-from moodq_config.contracts import payload_items
+from moodq_config.contracts import payload_context, payload_items
 from moodq_config.errors import BadInput, ErrorCode, MoodqError
 from moodq_config.names import JOB_FUNCTION
+from moodq_config.trace_context import NO_CONTEXT
 
 MIB = 2**20
 #: Between two attempts or repeats of a job; a year, as for a TTL.
@@ -85,6 +86,8 @@ class MoodqJob(Job):
     #: Why the job failed, and at which attempt, to be noted in its hash.
     failure: MoodqError | None = None
     attempt = 0
+    #: What it says beside its items, once ``read_payload`` has read it.
+    context = NO_CONTEXT
 
     def __init__(
         self,
@@ -199,7 +202,7 @@ class MoodqJob(Job):
 
 
 def read_payload(job: MoodqJob, max_items: int) -> list[object]:
-    """The raw items of ``job``.
+    """The raw items of ``job``; its ``context`` is known from then on.
 
     Raises ``BadInput``: unknown_function (another function, or callbacks), broken_json (no JSON, a pickle,
     not of the shape), job_too_large, wrong_version, too_many_items.
@@ -214,7 +217,9 @@ def read_payload(job: MoodqJob, max_items: int) -> list[object]:
         raise _unknown_function(shown)
     if instance is not None or kwargs:
         raise _not_the_shape("instance must be null and kwargs {}")
-    return payload_items(args, max_items)
+    items = payload_items(args, max_items)
+    job.context = payload_context(args)
+    return items
 
 
 def _parts(data: bytes) -> list[Any]:

@@ -27,6 +27,8 @@ from moodq_config.conversations import ConversationLimits
 from moodq_config.errors import ConfigError, ErrorCode, ModelError, MoodqError
 from moodq_config.logs import jobs_logged
 from moodq_config.memory import MIB
+from moodq_config.names import WORKER_SERVICE
+from moodq_config.otel import start_tracing
 from moodq_config.settings import Settings, server_url
 from moodq_config.task_file import TaskFile
 from moodq_config.tasks import TaskSet
@@ -149,6 +151,11 @@ class Worker:
             entries=settings.cache_entries,
             ttl_s=settings.cache_ttl_s,
         )
+        tracers, tracing = start_tracing(WORKER_SERVICE, name), None
+        if tracers is not None:
+            from moodq_worker.tracing import Tracing
+
+            tracing = Tracing(tracers, engine.info.ref)
         limits = IntakeLimits(
             max_items_per_job=settings.max_items_per_job,
             max_text_chars=settings.max_text_chars,
@@ -182,6 +189,7 @@ class Worker:
                 ConversationLimits.of(settings), max_tokens=settings.conversation_tokens
             ),
             memory=memory,
+            tracing=tracing,
             look_again=watch.look,
         )
 
@@ -202,7 +210,7 @@ class Worker:
         )
         job_log = JobLog(jobs_logged(settings), worker=name, model=engine.info.ref)
         loop.delivery = delivery = Delivery(
-            rq, self._metrics, terms, cache, finished=finished, job_log=job_log
+            rq, self._metrics, terms, cache, finished=finished, job_log=job_log, tracing=tracing
         )
 
         heartbeat = Heartbeat(
@@ -268,6 +276,8 @@ class Worker:
                 flushed = False
                 log.error("Redis at the end: %s; another worker takes over what was in hand", error)
             self._health.close()
+            if tracers is not None:
+                tracers.close()
         if self._abandoned:
             log.info("stopped at the second signal")
             return EXIT_PUT_BACK

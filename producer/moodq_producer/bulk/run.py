@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from moodq_config.errors import ConfigError
+from moodq_config.names import PRODUCER_SERVICE
+from moodq_config.otel import traced_process
 from moodq_config.task_kinds import LabelTask
 from moodq_config.tasks import load_tasks
 from moodq_producer.bulk.files import STDIN, Position
@@ -106,7 +108,7 @@ def run(order: Order, say: Say) -> int:
     )
     position, counts = Position(order.files), Counts(checkpoint.counts)
     rows = read_rows(order.files, order.columns, order.format, position)
-    with workers(order.queue, local=order.local), Client() as client:
+    with workers(order.queue, local=order.local), traced_process(PRODUCER_SERVICE), Client() as client:
         tasks = load_tasks(client.settings.tasks_file)
         watchers = Watchers(order, [name for name in order.tasks if isinstance(tasks.get(name), LabelTask)])
         if watchers and checkpoint.rows:

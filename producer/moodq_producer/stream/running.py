@@ -19,6 +19,8 @@ from typing import Any, Literal, NoReturn
 from redis.exceptions import RedisError
 
 from moodq_config.errors import ConfigError, MoodqError
+from moodq_config.names import PRODUCER_SERVICE
+from moodq_config.otel import traced_process
 from moodq_config.settings import load_settings
 from moodq_config.task_file import TaskFile
 from moodq_producer.async_client import AsyncClient
@@ -114,7 +116,7 @@ class Options:
 def run(options: Options) -> int:
     """Until a signal; returns the exit code. Raises ``MoodqError``."""
     options.check()
-    with _told():
+    with _told(), traced_process(PRODUCER_SERVICE):
         return asyncio.run(_run(options))
 
 

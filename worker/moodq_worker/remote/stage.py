@@ -42,6 +42,7 @@ class _Asked:
     item: Item
     question: Question
     answer: RemoteAnswer | None = None
+    began: float = 0.0
     seconds: float = 0.0
 
 
@@ -124,6 +125,8 @@ class HandOff:
             self._in_hand -= 1
             item, name, answer = asked.item, asked.question.task.name, asked.answer
             item.clock.remote_s = (item.clock.remote_s or 0.0) + asked.seconds
+            if item.trace is not None:
+                item.trace.note("remote", asked.began, asked.seconds, name)
             written = None
             if answer is not None and item.error is None:
                 item.take_remote(name, answer, self._made_by)
@@ -149,7 +152,8 @@ class HandOff:
             if asked.item.error is None:
                 answer, outcome = self._ask(asked.question)
                 self._count(asked.question.task.name, outcome)
-            self._answers.append(_Asked(asked.item, asked.question, answer, time.monotonic() - began))
+            spent = time.monotonic() - began
+            self._answers.append(_Asked(asked.item, asked.question, answer, began, spent))
             self.answered()
 
     def _ask(self, question: Question) -> tuple[RemoteAnswer | None, Outcome]:
