@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from moodq_config.contracts import CONTRACT_VERSION, Result
@@ -152,6 +152,22 @@ class Patience:
     @property
     def waited_s(self) -> float:
         return time.monotonic() - self._began
+
+
+class Feed:
+    """An iterator that pauses: it stops while there is nothing, and goes on when it is asked again."""
+
+    def __init__(self, take: Callable[[], str | None]) -> None:
+        self._take = take
+
+    def __iter__(self) -> Feed:
+        return self
+
+    def __next__(self) -> str:
+        id = self._take()
+        if id is None:
+            raise StopIteration
+        return id
 
 
 class _HasId(Protocol):

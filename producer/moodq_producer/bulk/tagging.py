@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
@@ -14,6 +14,7 @@ from moodq_config.errors import BadInput
 from moodq_producer.bulk.rows import Row
 from moodq_producer.client import Client
 from moodq_producer.screen import bad_input_result
+from moodq_producer.waiting import Feed
 
 #: Items of one job.
 CHUNK = 100
@@ -83,7 +84,7 @@ class Tagging:
 
     def __iter__(self) -> Iterator[Tagged]:
         while not self._read_all or self._by_id:
-            feed = _Feed(self._next_id)
+            feed = Feed(self._next_id)
             for result in self._client.wait(feed, idle_timeout=self._plan.idle_timeout_s):
                 one = self._by_id.pop(result.id)
                 for other in (one, *self._like.pop(one.row.number, ())):
@@ -174,19 +175,3 @@ class Tagging:
 def _known(one: _Underway) -> Result:
     assert one.result is not None  # noqa: S101 - callers look
     return one.result
-
-
-class _Feed:
-    """An iterator that pauses: it stops while there is nothing, and goes on when it is asked again."""
-
-    def __init__(self, take: Callable[[], str | None]) -> None:
-        self._take = take
-
-    def __iter__(self) -> _Feed:
-        return self
-
-    def __next__(self) -> str:
-        id = self._take()
-        if id is None:
-            raise StopIteration
-        return id
