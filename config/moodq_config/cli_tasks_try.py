@@ -136,13 +136,23 @@ def _shown(name: str, answer: Answer) -> Iterator[str]:
     """An answer with every probability, the highest first."""
     import json
 
-    from moodq_config.answers import Extracted, GeneratedText, LabelScores, LabelSet, Ranking, Score
+    from moodq_config.answers import (
+        ChosenLabel,
+        Extracted,
+        GeneratedText,
+        LabelScores,
+        LabelSet,
+        Ranking,
+        Score,
+    )
 
     scores: dict[str, float] = {}
     match answer:
         case LabelScores():
             yield printable(f"{name}: {answer.label} {answer.probability:.3f}")
             scores = answer.scores
+        case ChosenLabel():
+            yield printable(f"{name}: {answer.label}")
         case LabelSet():
             yield printable(f"{name}: {', '.join(answer.labels) or 'none'}")
             scores = answer.scores

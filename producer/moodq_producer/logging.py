@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from moodq_config.answers import LabelScores, Score
+from moodq_config.answers import ChosenLabel, LabelScores, Score
 from moodq_config.contracts import Result
 from moodq_config.names import BULK
 from moodq_config.settings import Settings
@@ -154,6 +154,8 @@ def _short(answer: object) -> str:
     match answer:
         case LabelScores():
             return f"{answer.label} {answer.probability:.2f}"
+        case ChosenLabel():
+            return answer.label
         case Score():
             return f"{answer.score:.2f}"
     return str(answer)
