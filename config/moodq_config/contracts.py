@@ -256,23 +256,30 @@ def clean_text(text: str, max_chars: int, long_text: LongText = "refuse") -> str
         raise BadInput(
             "text is not valid UTF-8; send text encoded as UTF-8, without lone surrogates",
             code=ErrorCode.INVALID_UTF8,
+            field="text",
         )
     stripped = text.strip()
     if not stripped:
         raise BadInput(
-            "text is empty; send at least one character that is not white space", code=ErrorCode.EMPTY_TEXT
+            "text is empty; send at least one character that is not white space",
+            code=ErrorCode.EMPTY_TEXT,
+            field="text",
         )
     if long_text == "truncate" and len(stripped) > max_chars * CUT_FACTOR:
         raise BadInput(
             f"text has {len(stripped)} characters, the limit is {max_chars}, and one over {CUT_FACTOR} times "
             "that is not cut; shorten or split it, or raise MOODQ_MAX_TEXT_CHARS on producer and worker",
             code=ErrorCode.TEXT_TOO_LONG,
+            field="text",
+            limit=max_chars * CUT_FACTOR,
         )
     if long_text == "refuse" and len(stripped) > max_chars:
         raise BadInput(
             f"text has {len(stripped)} characters, the limit is {max_chars}; shorten or split it, have it "
             "cut (MOODQ_LONG_TEXT=truncate), or raise MOODQ_MAX_TEXT_CHARS on producer and worker",
             code=ErrorCode.TEXT_TOO_LONG,
+            field="text",
+            limit=max_chars,
         )
     return stripped
 
@@ -298,7 +305,7 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "item"
-        raise BadInput(f"field {_shown(field)}: {first['msg']}") from None
+        raise BadInput(f"field {_shown(field)}: {first['msg']}", field=field[:80]) from None
     if item.metadata is not None:
         _check_metadata(item.metadata, limits.max_metadata_bytes)
     if limits.task_names is not None:
@@ -307,6 +314,7 @@ def parse_item(raw: object, limits: ItemLimits) -> RequestItem:
                 raise BadInput(
                     f"field 'tasks': {name!r} is not a task; known: {', '.join(sorted(limits.task_names))}",
                     code=ErrorCode.UNKNOWN_TASK,
+                    field="tasks",
                 )
         _check_needs(item, limits.needs)
     return item
@@ -370,7 +378,10 @@ def _clean_documents(documents: Sequence[object], max_chars: int) -> Sequence[ob
         try:
             cleaned.append(clean_text(document, max_chars) if isinstance(document, str) else document)
         except BadInput as error:
-            raise BadInput(f"field 'documents.{number}': {error.message}", code=error.code) from None
+            field = f"documents.{number}"
+            raise BadInput(
+                f"field {field!r}: {error.message}", code=error.code, field=field, limit=error.limit
+            ) from None
     total = sum(len(document) for document in cleaned if isinstance(document, str))
     if total > max_chars * DOCUMENTS_FACTOR:
         raise BadInput(
@@ -386,7 +397,9 @@ def _check_needs(item: RequestItem, needs: Mapping[str, str]) -> None:
     given = {NEEDS_LABELS: item.labels, NEEDS_DOCUMENTS: item.documents}
     for name in item.tasks:
         if (field := needs.get(name)) is not None and given[field] is None:
-            raise BadInput(f"field {field!r} is missing; task {name!r} needs it, see docs/protocol.md")
+            raise BadInput(
+                f"field {field!r} is missing; task {name!r} needs it, see docs/protocol.md", field=field
+            )
     for field, value in given.items():
         if value is not None and field not in map(needs.get, item.tasks):
             users = ", ".join(sorted(name for name, need in needs.items() if need == field)) or "none here"
@@ -417,7 +430,9 @@ def _check_metadata(metadata: dict[str, Any], max_bytes: int) -> None:
     if size > max_bytes:
         raise BadInput(
             f"field 'metadata' has {size} bytes as JSON, the limit is {max_bytes}; keep the data yourself "
-            "and send a reference, or raise MOODQ_MAX_METADATA_BYTES on producer and worker"
+            "and send a reference, or raise MOODQ_MAX_METADATA_BYTES on producer and worker",
+            field="metadata",
+            limit=max_bytes,
         )
 
 

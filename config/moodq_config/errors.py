@@ -54,6 +54,15 @@ class ErrorCode(StrEnum):
     MAX_ATTEMPTS = "max_attempts"
     CANCELLED = "cancelled"
     DEADLINE_EXCEEDED = "deadline_exceeded"
+    # the gateway
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    CALLBACK_REFUSED = "callback_refused"
+    TOO_MANY_OPEN = "too_many_open"
+    NO_WORKER = "no_worker"
     INTERNAL = "internal"
 
 
@@ -78,8 +87,22 @@ class ConfigError(MoodqError):
 
 
 class BadInput(MoodqError):
+    """``field`` names what is wrong and ``limit`` what it may be at most, where that is one number."""
+
     exit_code = 3
     default_code = ErrorCode.INVALID_FIELD
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ErrorCode | None = None,
+        field: str | None = None,
+        limit: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.field = field
+        self.limit = limit
 
 
 class Unavailable(MoodqError):

@@ -42,6 +42,12 @@ ATTEMPTS_FIELD = "moodq_attempts"
 #: What a living worker tells of itself, as JSON (``worker_info``).
 WORKER_INFO_PREFIX = "moodq:worker:"
 
+#: Sorted set of callbacks that the gateway owes, by when each is to be looked at, and a hash for each.
+CALLBACKS_KEY, CALLBACK_PREFIX = "moodq:callbacks", "moodq:callback:"
+
+#: String that holds the job an item of a batch is in, for who asks after it by its own id.
+QUEUED_PREFIX = "moodq:queued:"
+
 #: Ids RQ takes for a job; an item's may have dots too.
 _JOB_ID = re.compile(r"[A-Za-z0-9_\-]+")
 
@@ -58,6 +64,16 @@ def job_id(item_ids: Sequence[str], prefix: str = "") -> str:
 def result_key(item_id: str) -> str:
     """The string key that holds an item's result as JSON, with a TTL."""
     return RESULT_PREFIX + item_id
+
+
+def queued_key(item_id: str) -> str:
+    """The string key that holds the id of the job that an item of a batch is in."""
+    return QUEUED_PREFIX + item_id
+
+
+def callback_key(name: str) -> str:
+    """The hash that holds one callback that is owed."""
+    return CALLBACK_PREFIX + name
 
 
 def worker_info_key(worker: str) -> str:

@@ -32,6 +32,7 @@ from moodq_config.redis_url import (
 )
 from moodq_config.settings_clients import ClientSettings
 from moodq_config.settings_conversations import ConversationSettings
+from moodq_config.settings_gateway import GatewaySettings
 from moodq_config.settings_remote import RemoteSettings
 from moodq_config.settings_sources import ENV_PREFIX, config_file, explain, origins_of, refuse_unknown_names
 
@@ -55,7 +56,7 @@ def _default_data_dir() -> Path:
     return Path(base) / "moodq"
 
 
-class Settings(RemoteSettings, ClientSettings, ConversationSettings):
+class Settings(RemoteSettings, ClientSettings, ConversationSettings, GatewaySettings):
     """Every setting of producer and worker. A field ``x`` is the variable ``MOODQ_X``."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)

@@ -20,7 +20,7 @@ from moodq_config.errors import ConfigError
 ENV_PREFIX = "MOODQ_"
 DEFAULT_CONFIG_FILE = "moodq.toml"
 #: Fields whose values hold a password or a key; no message repeats them.
-SECRET = frozenset({"redis_url", "remote_url", "remote_api_key"})
+SECRET = frozenset({"redis_url", "remote_url", "remote_api_key", "gateway_callback_secret"})
 
 
 def config_file() -> Path:

@@ -147,6 +147,32 @@ class AsyncClient:
             documents=documents,
         )
 
+    def item(self, source: Source, tasks: Sequence[str] | str = DEFAULT_TASKS) -> RequestItem:
+        """The item that ``source`` means, checked; ``tasks`` where it names none. Raises ``BadInput``."""
+        return self._maker.item(source, tasks)
+
+    async def submit_items(
+        self,
+        items: Sequence[RequestItem],
+        *,
+        queue: str = INTERACTIVE,
+        request_id: str | None = None,
+        on_full: OnFull = "raise",
+        full_timeout: float | None = None,
+    ) -> str:
+        """Enqueue items that ``item`` gave as one job; returns its id. ``request_id`` is for the worker's
+        log. Raises what ``submit`` raises."""
+        self._maker.check_queue(queue)
+        redis = await self.connection()
+        with sending(queue, [list(items)], request_id) as [(sent, context)]:
+            job = self._maker.job(sent, queue, redis, context)
+            await self._enqueue(redis, [job], on_full, full_timeout)
+        return job.id
+
+    def ticket(self, id: str) -> AsyncTicket:
+        """The ticket of an item that was sent before, here or elsewhere."""
+        return AsyncTicket(id, self)
+
     async def submit_many(
         self,
         sources: Iterable[Source],
@@ -268,6 +294,11 @@ class AsyncClient:
         with redis_errors(self._url):
             keys = list(await redis.smembers(REDIS_WORKER_KEYS))
             return int(await redis.exists(*keys)) if keys else 0
+
+    async def connection(self) -> Redis:
+        """The client of ``redis-py`` that this one uses, connected; it stays this client's own. Raises
+        ``Unavailable``."""
+        return await self._connected()
 
     async def _connected(self) -> Redis:
         async with self._connecting:

@@ -39,7 +39,7 @@ STOP_S = 120.0
 #: A first load opens the connections that are opened when they are needed; what is open then is compared.
 FIRST_LOAD_S, SETTLE_S = 3.0, 2.0
 #: What is left when everything has expired.
-REGISTRATIONS = ("rq:workers", "rq:workers:", "rq:worker:", "rq:queues")
+REGISTRATIONS = ("rq:workers", "rq:workers:", "rq:worker:", "rq:queues", "moodq:worker:")
 #: What may be open more at the end than before the load, for each worker: its pool holds as many connections
 #: as its threads have ever needed at once.
 SETTLED = {"threads": 0, "files": 1, "connections": 1}

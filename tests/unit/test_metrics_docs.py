@@ -12,6 +12,7 @@ from moodq_config.contracts import ModelRef
 from moodq_config.settings import load_settings
 from moodq_producer.exporter.collector import QueueWideCollector
 from moodq_producer.exporter.reading import Reader, Reading
+from moodq_producer.gateway.metrics import GatewayMetrics
 from moodq_producer.stats import Stats
 from moodq_producer.stream.metrics import FollowMetrics
 from moodq_worker.engine import ModelInfo
@@ -48,8 +49,8 @@ def _documented() -> dict[str, str]:
 def _exported() -> dict[str, str]:
     metrics = Metrics()
     metrics.describe_model(ModelInfo(ModelRef(id="m", revision="r", precision="p"), "cpu", 1, 1))
-    following = FollowMetrics().registry.collect()
-    found: list[Metric] = [*metrics.registry.collect(), *_NoQueues().collect(), *following]
+    others = [*FollowMetrics().registry.collect(), *GatewayMetrics().registry.collect()]
+    found: list[Metric] = [*metrics.registry.collect(), *_NoQueues().collect(), *others]
     found += QueueWideCollector(_Idle(load_settings())).collect()
     names = {}
     for family in found:
@@ -64,7 +65,9 @@ def test_the_page_lists_every_metric_with_its_type_and_no_other() -> None:
 
 def test_the_page_names_the_labels_of_every_metric() -> None:
     page = DOC.read_text("utf-8")
-    for attribute in (*vars(Metrics()).values(), *vars(FollowMetrics()).values()):
+    for attribute in [
+        one for kind in (Metrics, FollowMetrics, GatewayMetrics) for one in vars(kind()).values()
+    ]:
         names = getattr(attribute, "_labelnames", ())
         if names:
             row = next(line for line in page.splitlines() if f"`{attribute._name}" in line)

@@ -41,15 +41,19 @@ def worker(processes: str | None) -> None:
 
 
 @click.command()
-def up() -> None:
+@click.option("--no-gateway", is_flag=True, help="Do not serve HTTP.")
+def up(no_gateway: bool) -> None:
     """Fetch the model if need be, start a queue (unless MOODQ_REDIS_URL names one) and a worker; stay up.
+
+    With the extra installed (pip install 'moodq[gateway]') it also serves HTTP and the page, on port 8080
+    (MOODQ_GATEWAY_PORT) of this machine; see `moodq gateway --help`.
 
     A second `moodq up` with the same data folder uses the queue that is running and adds a worker.
     Ctrl-C drains: running work is finished, the rest stays queued.
     """
     from moodq_worker.up import stay_up
 
-    sys.exit(stay_up(_settings_with_free_port(), _say))
+    sys.exit(stay_up(_settings_with_free_port(), _say, with_gateway=not no_gateway))
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""``moodq up``: model, server and one worker, started in this order and stopped in the other.
+"""``moodq up``: model, server, gateway and one worker, started in this order and stopped in the other.
 
 The worker is a child process. When it ends by itself it is started again, after a pause that grows while it
 keeps ending at once.
@@ -21,6 +21,7 @@ from types import FrameType
 from moodq_config.errors import Unavailable
 from moodq_config.settings import Settings, mask_url
 from moodq_worker.embedded import EmbeddedServer, ensure_server, free_port
+from moodq_worker.up_gateway import GatewayProcess, is_installed
 
 READY_TIMEOUT_S = 180.0
 #: Seconds to wait before a worker that ended is started again; the last one repeats.
@@ -39,13 +40,16 @@ class Service:
     metrics_url: str
     env: dict[str, str]
     worker: subprocess.Popen[bytes]
+    gateway: GatewayProcess | None = None
 
 
 @contextmanager
-def running(settings: Settings, say: Say) -> Iterator[Service]:
-    """A server (unless the settings name one) and a ready worker, for as long as the context lasts."""
+def running(settings: Settings, say: Say, *, with_gateway: bool = False) -> Iterator[Service]:
+    """A server (unless the settings name one) and a ready worker, for as long as the context lasts; with a
+    gateway, if its extra is installed."""
     ensure_model(settings, say)
     server: EmbeddedServer | None = None
+    gateway: GatewayProcess | None = None
     url = settings.redis_url
     if url is None:
         server = ensure_server(settings)
@@ -60,14 +64,20 @@ def running(settings: Settings, say: Say) -> Iterator[Service]:
             "MOODQ_DATA_DIR": str(settings.data_dir),
         }
         metrics_url = f"http://{settings.metrics_host}:{port}"
+        if with_gateway and is_installed():
+            gateway = GatewayProcess(settings, env, say)
         worker = start_worker(env, metrics_url)
-        service = Service(url, metrics_url, env, worker)
+        service = Service(url, metrics_url, env, worker, gateway)
         say(f"worker: ready, pid {worker.pid}; metrics: {metrics_url}/metrics")
+        if gateway is not None:
+            gateway.wait_ready()
         try:
             yield service
         finally:
             stop_worker(service.worker, settings.drain_timeout_s)
     finally:
+        if gateway is not None:
+            gateway.stop()
         if server is not None:
             server.stop()
 
@@ -108,9 +118,9 @@ def stop_worker(worker: subprocess.Popen[bytes], drain_timeout_s: float) -> int:
     return worker.wait()
 
 
-def stay_up(settings: Settings, say: Say) -> int:
+def stay_up(settings: Settings, say: Say, *, with_gateway: bool = True) -> int:
     """Run until SIGINT or SIGTERM; returns the exit code."""
-    with _stop_requested() as stopping, running(settings, say) as service:
+    with _stop_requested() as stopping, running(settings, say, with_gateway=with_gateway) as service:
         say(
             "\nready. In another terminal:\n"
             '  moodq send "今天的实验终于成功了，太棒了！" --tasks sentiment,reply\n'
@@ -119,6 +129,8 @@ def stay_up(settings: Settings, say: Say) -> int:
         )
         born, failures = time.monotonic(), 0
         while not stopping():
+            if service.gateway is not None:
+                service.gateway.look()
             if service.worker.poll() is None:
                 time.sleep(0.2)
                 continue
