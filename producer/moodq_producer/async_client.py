@@ -157,7 +157,7 @@ class AsyncClient:
         *,
         queue: str = INTERACTIVE,
         request_id: str | None = None,
-        on_full: OnFull = "raise",
+        on_full: OnFull | None = None,
         full_timeout: float | None = None,
     ) -> str:
         """Enqueue items that ``item`` gave as one job; returns its id. ``request_id`` is for the worker's

@@ -20,11 +20,12 @@ from moodq_config.errors import Unavailable
 from moodq_config.names import events_key, result_key
 from moodq_producer.connection import block_s, redis_errors, unreachable
 from moodq_producer.hub import UNBLOCK_PAUSE_S
-from moodq_producer.waiting import AWAY_PAUSE_S
 
 log = logging.getLogger(__name__)
 
 START = "0-0"
+#: Seconds between two attempts while Redis is away.
+AWAY_PAUSE_S = 0.5
 #: Followers that ask at the same time what there is already, each over a connection of the pool.
 ASKING_AT_ONCE = 8
 #: Entries one follower may be behind; one that reads slower is let go, and comes back where it was.

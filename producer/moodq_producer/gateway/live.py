@@ -47,7 +47,7 @@ class QueueShown(BaseModel):
 
 
 class Status(BaseModel):
-    """The live view. ``items_per_s`` and ``labels`` (counts since each worker started) are the sums over the
+    """The live view. ``items_per_s`` (a text with two tasks counts as two) and ``labels`` (counts since each worker started) are the sums over the
     living workers; ``model`` is that of the first of them."""
 
     model_config = ConfigDict(

@@ -35,5 +35,5 @@ class Speed:
 
 
 def items_of(info: WorkerInfo) -> int:
-    """Texts a worker has ended; one with several tasks counts once."""
+    """What a worker has answered or refused; a text with two tasks counts as two."""
     return sum(sum(counts) for counts in info.latencies.queues.values())
