@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench eval quality fuzz soak chaos injection audit clean
+.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos injection audit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml
 	  { echo "moodq needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "installing into $(VENV); the first time this takes a few minutes"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet $(PIP_ARGS) --editable '.[worker,embedded,dev]'
+	@$(PY) -m pip install --quiet $(PIP_ARGS) --editable '.[worker,embedded,gateway,dev]'
 	@touch $@
 
 model: $(INSTALLED)  ## Fetch and convert the default model, once
@@ -62,6 +62,13 @@ RUNS ?= 100000
 fuzz: $(INSTALLED)  ## Fuzz the decoders by coverage, RUNS=100000 inputs each; writes build/fuzz/latest.json
 	@$(PY) -c 'import atheris' 2>/dev/null || $(PY) -m pip install --quiet $(PIP_ARGS) --editable '.[fuzz]' || true
 	@$(PY) -m tests.fuzz --runs $(RUNS)
+
+CASES ?= 10000
+schemathesis: $(INSTALLED)  ## CASES=10000 requests made of the gateway's OpenAPI; writes build/http-cases/latest.json
+	@$(PY) -m tests.http_cases --cases $(CASES)
+
+gateway-bench: $(INSTALLED)  ## What HTTP costs over the client, and 200 users for two minutes
+	@$(PY) -m tests.http_cases.bench
 
 MINUTES ?= 60
 soak: $(INSTALLED)  ## Mixed load for MINUTES=60; fails when anything grows; writes build/soak/latest.json

@@ -47,8 +47,8 @@ class QueueShown(BaseModel):
 
 
 class Status(BaseModel):
-    """The live view. ``items_per_s`` (a text with two tasks counts as two) and ``labels`` (counts since each worker started) are the sums over the
-    living workers; ``model`` is that of the first of them."""
+    """The live view. ``items_per_s`` (a text with two tasks counts as two) and ``labels`` (counts since each
+    worker started) are the sums over the living workers; ``model`` is that of the first of them."""
 
     model_config = ConfigDict(
         json_schema_extra={
