@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos injection audit clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(INSTALLED)  ## Create .venv and install everything into it
 

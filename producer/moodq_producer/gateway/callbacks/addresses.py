@@ -34,7 +34,7 @@ def check_url(url: object, *, private: bool) -> str:
         raise _refused("it is not a URL") from None
     if parts.scheme != "https" and not (private and parts.scheme == "http"):
         raise _refused("it must begin with https://")
-    if not parts.host or parts.userinfo or parts.fragment or port == 0:
+    if not parts.host or parts.userinfo or parts.fragment or not 0 < (port or 443) < 65_536:
         raise _refused("it needs a host, and has no user, password or #")
     if not url.isascii() or any(char.isspace() or not char.isprintable() for char in url):
         raise _refused("write other characters than ASCII as %XX, a host's name as xn--…")
