@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from rq import Queue
@@ -176,3 +178,26 @@ def shipped_with(folder: Path, task: str, line: str) -> Path:
     path = folder / "tasks.toml"
     path.write_text(shipped.replace(head, f"{head}{line}\n"), "utf-8")
     return path
+
+
+def test_the_few_unknown_texts_of_many_jobs_share_batches(connection: Any, start_fake_worker: Start) -> None:
+    """Log lines are known but for one in a hundred: those ones must not be run one by one."""
+    worker = start_fake_worker()
+    run(connection, ["good"], ["known"])
+    queue = Queue("bulk", connection=connection, serializer=JSONSerializer)
+    unknown = [f"new-{number}" for number in range(30)]
+    for id in unknown:
+        items = [{"id": f"{id}-{n}", "text": "good", "tasks": ["sentiment"]} for n in range(99)]
+        items.append({"id": id, "text": f"[[sleep 1.5]] {id}", "tasks": ["sentiment"]})
+        queue.enqueue_call(JOB_FUNCTION, args=({"v": 1, "items": items},), timeout=-1, result_ttl=600)
+    deadline = time.monotonic() + WAIT_S
+    while None in connection.mget([result_key(id) for id in unknown]):
+        assert time.monotonic() < deadline, "no results"
+        time.sleep(0.05)
+    port = re.search(r"metrics on port (\d+)", worker.log.read_text("utf-8"))
+    assert port is not None
+    with urlopen(f"http://127.0.0.1:{port[1]}/metrics") as page:
+        metrics = page.read().decode()
+    batches = re.search(r'moodq_batch_items_count\{[^}]*task="sentiment"[^}]*\} (\S+)', metrics)
+    assert batches is not None
+    assert float(batches[1]) <= 8

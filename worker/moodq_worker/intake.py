@@ -26,7 +26,7 @@ from moodq_worker.engine import Engine
 from moodq_worker.items import Clock, Item, Job
 from moodq_worker.memory import MemoryGuard, result_bytes
 from moodq_worker.outage import Outage
-from moodq_worker.pace import Pace
+from moodq_worker.pace import MOST_IN_HAND, Pace
 from moodq_worker.pins import Pins
 from moodq_worker.result_cache import ResultCache, kind_of
 from moodq_worker.rq_claim import Claim
@@ -86,6 +86,7 @@ class Intake:
         *,
         accept: Callable[[Job], None],
         in_hand: Callable[[str], int],
+        held: Callable[[str], int],
         pace: Pace,
         cache: ResultCache,
         pins: Pins,
@@ -101,6 +102,7 @@ class Intake:
         self._look_again = look_again
         self._accept = accept
         self._in_hand = in_hand
+        self._held = held
         self._pace = pace
         self._cache = cache
         self._pins = pins
@@ -170,7 +172,11 @@ class Intake:
                 self._worker.wait_for_work(IDLE_WAIT_S, queues)
 
     def _has_room(self, queue: str) -> bool:
-        return self._in_hand(queue) < self._pace.in_hand and self._memory.jobs(queue) > 0
+        return (
+            self._in_hand(queue) < self._pace.in_hand
+            and self._held(queue) < MOST_IN_HAND
+            and self._memory.jobs(queue) > 0
+        )
 
     def take(self, claims: Sequence[Claim]) -> None:
         """Read, check and tokenize ``claims`` and hand each over as a job."""
@@ -185,6 +191,7 @@ class Intake:
         self._conversations.encode(unknown, self._engine.encode)
         for job in jobs:
             job.open = len(job.items)
+            job.unknown = sum(1 for item in job.items if item.labels_todo or item.generates_todo)
             job.result_bytes = result_bytes(job)
             self._memory.took(job.claim.queue.name, job.result_bytes)
             self._accept(job)

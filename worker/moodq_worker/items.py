@@ -58,6 +58,7 @@ class Job:
     claim: Claim
     items: list[Item] = field(default_factory=list)
     open: int = 0
+    unknown: int = 0  # items that need the engine
     skipped: int = 0  # items an earlier attempt had already finished
     started: bool = False
     result_bytes: int = 0  # of Redis, which its results may take

@@ -93,7 +93,9 @@ class Loop:
         self._retiring = False
         self._ended: list[Item] = []
         self._jobs: dict[str, Job] = {}
+        #: Items by queue: those that need the engine, and all that memory is held for.
         self._in_hand: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
         self._wake = threading.Condition()
         self._bulk_share = bulk_share
         self._first_queue = queues[0]
@@ -111,7 +113,8 @@ class Loop:
         with self._wake:
             self._inbox.append(job)
             self._jobs[job.claim.execution.id] = job
-            self._in_hand[job.claim.queue.name] += len(job.items)
+            self._in_hand[job.claim.queue.name] += job.unknown
+            self._held[job.claim.queue.name] += len(job.items)
             self._wake.notify()
         self._metrics.cost.took()
         if job.claim.queue.name == self._first_queue:
@@ -127,7 +130,8 @@ class Loop:
         """A job left for RQ's registries: it no longer counts as in hand."""
         with self._wake:
             self._jobs.pop(job.claim.execution.id, None)
-            self._in_hand[job.claim.queue.name] -= len(job.items)
+            self._in_hand[job.claim.queue.name] -= job.unknown
+            self._held[job.claim.queue.name] -= len(job.items)
             self._wake.notify()
         self._metrics.cost.ended(job.claim.queue.name)
 
@@ -146,7 +150,13 @@ class Loop:
             self._wake.notify()
 
     def in_hand(self, queue: str) -> int:
+        """Items of jobs in hand that need the engine. A job of which all but a few lines were known already
+        counts as those few, so that they find company for a batch among the jobs behind it."""
         return self._in_hand[queue]
+
+    def held(self, queue: str) -> int:
+        """All items of jobs in hand."""
+        return self._held[queue]
 
     def drain(self, timeout_s: float) -> None:
         """Start nothing new: ``run`` returns when what has been started is finished, or after

@@ -39,7 +39,7 @@ class Pace:
 
     @property
     def in_hand(self) -> int:
-        """Items of one queue to hold."""
+        """Items of one queue to hold that need the engine."""
         return max(LEAST_IN_HAND, min(MOST_IN_HAND, int(self._items_per_s * SECONDS_IN_HAND)))
 
     def jobs(self, in_hand: int) -> int:

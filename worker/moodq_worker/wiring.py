@@ -182,6 +182,7 @@ class Worker:
             limits,
             accept=loop.accept,
             in_hand=loop.in_hand,
+            held=loop.held,
             pace=pace,
             cache=cache,
             pins=Pins(self._connection),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -56,6 +57,7 @@ def workers(queue: str, *, local: bool) -> Iterator[None]:
         stdin=subprocess.PIPE,
         stdout=sys.stderr.fileno(),
         start_new_session=True,
+        env={"MOODQ_LOG_JOBS": "failed", **os.environ},  # the progress tells of the others
     )
     try:
         deadline = time.monotonic() + READY_TIMEOUT_S
