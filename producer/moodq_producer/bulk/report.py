@@ -26,6 +26,8 @@ STEPS = 256
 EXAMPLES = 15
 SHOWN_CHARS = 300
 BINS = 20
+#: Times drawn at most; more are drawn together.
+BARS = 240
 #: Times that are told apart; with more, days are counted instead of hours, then months.
 MAX_TIMES = 1_000
 STYLE = """
@@ -171,17 +173,21 @@ class Report:
 
     def _over_time(self, axes: Axes, labels: list[str]) -> None:
         hours = sorted(self._hours)
+        together = -(-len(hours) // BARS)
+        groups = [hours[start : start + together] for start in range(0, len(hours), together)]
+        hours = [group[0] for group in groups]
         bottom = [0] * len(hours)
         for label in labels:
-            counts = [self._times[hour, label] for hour in hours]
+            counts = [sum(self._times[hour, label] for hour in group) for group in groups]
             axes.bar(range(len(hours)), counts, bottom=bottom, label=label, width=1.0)
             bottom = [low + count for low, count in zip(bottom, counts, strict=True)]
         marks = range(0, len(hours), max(1, len(hours) // 6))
         axes.set_xticks(
             list(marks), [hours[mark] for mark in marks], rotation=30, ha="right", fontsize="small"
         )
-        axes.legend(fontsize="small")
-        axes.set(ylabel=f"rows a {('hour', 'day', 'month', 'year')[self._coarse]}")
+        axes.legend(fontsize="small", loc="upper left")
+        unit = ("hour", "day", "month", "year")[self._coarse]
+        axes.set(ylabel=f"rows in {together} {unit}s" if together > 1 else f"rows in each {unit}")
 
     def _certain(self, axes: Axes) -> None:
         axes.bar([index / BINS for index in range(BINS)], self._confidence, width=1 / BINS, align="edge")

@@ -22,7 +22,8 @@ STOP_TIMEOUT_S = 60.0
 UP = """
 import os, signal, sys, threading
 def watch():
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not by way of sys.stdin, whose lock would be held when the interpreter ends
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=watch, daemon=True).start()
 sys.argv[0] = "moodq"
