@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos injection audit clean
+.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos drill injection audit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ soak: $(INSTALLED)  ## Mixed load for MINUTES=60; fails when anything grows; wri
 ITEMS ?= 10000
 chaos: $(INSTALLED)  ## Kill, stop, fill and cut everything under ITEMS=10000 texts; writes build/chaos/latest.json
 	@$(PY) -m tests.chaos --items $(ITEMS) $(CHAOS_ARGS)
+
+drill: $(INSTALLED)  ## Real Prometheus over two workers: every panel fed, every alert fired; writes build/drill/latest.json
+	@$(PY) -m tests.drill $(DRILL_ARGS)
 
 injection: $(INSTALLED) model  ## How far texts can talk the model over; writes docs/security/prompt-injection.md
 	@$(PY) -m tests.bench.injection $(INJECTION_ARGS)

@@ -1,7 +1,7 @@
 """Writes the dashboards' JSON from ``service``, ``workers`` and ``quality``.
 
-``python deploy/grafana/build.py``; ``--check`` only compares. Edit those, not Grafana: a dashboard provisioned
-from a file is read-only there.
+``python deploy/grafana/build.py``; ``--check`` only compares. Edit those, not Grafana: a dashboard
+provisioned from a file is read-only there.
 """
 
 from __future__ import annotations

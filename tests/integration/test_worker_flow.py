@@ -326,7 +326,7 @@ def test_the_endpoints_tell_the_workers_state(connection: Any, start_fake_worker
     assert get("/healthz")[0] == 200
     assert get("/readyz")[0] == 200
     assert get("/nothing")[0] == 404
-    until(lambda: 'code="empty_text"' in get("/metrics")[1])
+    until(lambda: 'code="empty_text",outcome="failed",task="none"} 1.0' in get("/metrics")[1])
     text = get("/metrics")[1]
     assert 'moodq_items_total{code="",outcome="done",task="sentiment"} 1.0' in text
     assert 'moodq_labels_total{label="positive",task="sentiment"} 1.0' in text

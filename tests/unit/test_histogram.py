@@ -40,7 +40,7 @@ def test_the_same_value_several_times_counts_so_often() -> None:
 def test_the_trace_of_the_slowest_is_the_exemplar_of_its_bucket() -> None:
     registry = CollectorRegistry()
     histogram = Histogram("wait_seconds", "Waiting", ("task",), buckets=BOUNDS, registry=registry)
-    histogram.labels("a").observe_many([0.01, 0.7], trace_id="4bf92f3577b34da6")
+    histogram.labels("a").observe_many([0.01, 0.7], traced=(0.7, "4bf92f3577b34da6"))
     lines = openmetrics(registry).decode().splitlines()
     [shown] = [line for line in lines if "trace_id" in line]
     assert shown.startswith('wait_seconds_bucket{le="1.0",task="a"} 2.0 # {trace_id="4bf92f3577b34da6"} 0.7')

@@ -39,17 +39,17 @@ class Series:
             self._counts[bisect_left(self._bounds, value)] += times
             self._sum += value * times
 
-    def observe_many(self, values: Sequence[float], trace_id: str | None = None) -> None:
-        """``trace_id``: the trace of the largest of the values, shown as the exemplar of its bucket."""
+    def observe_many(self, values: Sequence[float], traced: tuple[float, str] | None = None) -> None:
+        """``traced``: one of the values and the id of its trace, shown as the exemplar of its bucket."""
         bounds, counts = self._bounds, self._counts
         with self._lock:
             for value in values:
                 counts[bisect_left(bounds, value)] += 1
             self._sum += sum(values)
-            if trace_id is not None and values:
-                largest = max(values)
-                exemplar = Exemplar({"trace_id": trace_id}, largest, time.time())
-                self._exemplars[bisect_left(bounds, largest)] = exemplar
+            if traced is not None:
+                value, trace_id = traced
+                exemplar = Exemplar({"trace_id": trace_id}, value, time.time())
+                self._exemplars[bisect_left(bounds, value)] = exemplar
 
     def read(self) -> tuple[list[int], float, dict[int, Exemplar]]:
         """Observations of each bucket by itself, the last without bound; their sum; exemplars by bucket."""

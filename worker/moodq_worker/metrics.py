@@ -12,6 +12,7 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 
 from moodq_config.contracts import Timings
+from moodq_config.errors import NEVER_RETRIED, TO_LOOK_AT
 from moodq_config.tasks import TaskSet
 from moodq_worker.cost import CostMeter
 from moodq_worker.engine import ModelInfo
@@ -44,6 +45,8 @@ SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 #: Probabilities of the label given: fine where a sure model's answers are.
 CONFIDENCE_BUCKETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 ATTEMPT_BUCKETS = (1, 2, 3, 5, 10, 20)
+#: What items may fail with.
+ITEM_CODES = sorted(TO_LOOK_AT | NEVER_RETRIED)
 JOB_OUTCOMES = ("done", "failed", "retried", "taken_over")
 
 
@@ -140,13 +143,13 @@ class Metrics:
         outcome: str,
         code: str,
         timings: Sequence[Timings],
-        slowest_trace: str | None = None,
+        traced: tuple[float, str] | None = None,
     ) -> None:
-        """Items of one queue, task and outcome that have it now. ``slowest_trace``: the id of the trace of
-        the one that took longest, shown beside its bucket."""
+        """Items of one queue, task and outcome that have it now. ``traced``: seconds and trace id of the
+        slowest of those that have a trace."""
         items, total, waited, batch = self._of_item(queue, task, outcome, code)
         items.inc(len(timings))
-        total.observe_many([one.total / 1000 for one in timings], slowest_trace)
+        total.observe_many([one.total / 1000 for one in timings], traced)
         waited.observe_many([one.queue / 1000 for one in timings])
         batch.observe_many([one.batch / 1000 for one in timings])
 
@@ -166,6 +169,8 @@ class Metrics:
         for queue in queues:
             for outcome in JOB_OUTCOMES:
                 self.jobs.labels(queue, outcome)
+        for code in ITEM_CODES:
+            self.items.labels("none", "failed", code)
         for outcome in ("changed", "refused"):
             self.tasks_reloads.labels(outcome)
 
