@@ -153,6 +153,31 @@ class Client:
             documents=documents,
         )
 
+    def item(self, source: Source, tasks: Sequence[str] | str = DEFAULT_TASKS) -> RequestItem:
+        """The item that ``source`` means, checked; ``tasks`` where it names none. Raises ``BadInput``."""
+        return self._maker.item(source, tasks)
+
+    def submit_items(
+        self,
+        items: Sequence[RequestItem],
+        *,
+        queue: str = INTERACTIVE,
+        request_id: str | None = None,
+        on_full: OnFull | None = None,
+        full_timeout: float | None = None,
+    ) -> str:
+        """Enqueue items that ``item`` gave as one job; returns its id. ``request_id`` is for the worker's
+        log. Raises what ``submit`` raises."""
+        self._maker.check_queue(queue)
+        with sending(queue, [list(items)], request_id) as [(sent, context)]:
+            job = self._maker.job(sent, queue, self._redis, context)
+            self._enqueue([job], on_full, full_timeout)
+        return job.id
+
+    def ticket(self, id: str) -> Ticket:
+        """The ticket of an item that was sent before, here or elsewhere."""
+        return Ticket(id, self)
+
     def submit_many(
         self,
         sources: Iterable[Source],

@@ -62,7 +62,7 @@ def tag(
     ``scores`` also ``TASK_score_LABEL``; of any other kind ``TASK``: a number, a text, JSON, or the labels
     that hold, as a tuple. ``error`` has the code of a row that failed, whose other columns are missing; a
     missing value is an ``empty_text``. ``client`` may be one of yours, or what makes one; ``progress`` a
-    function, or True for a bar.
+    function, or True for a bar on a terminal.
 
     Raises ``ConfigError``, ``BadInput`` for tasks that need more than a text, ``Unavailable``, and
     ``WaitTimeout`` after ``idle_timeout`` seconds without any result.
@@ -184,6 +184,7 @@ def _telling(progress: bool | Progress, total: int) -> Iterator[Progress]:
         from rich.console import Console
         from rich.progress import Progress as Bar
 
-        with Bar(console=Console(stderr=True)) as bar:
+        screen = Console(stderr=True)
+        with Bar(console=screen, disable=not screen.is_terminal) as bar:
             task = bar.add_task("tagging", total=total)
             yield lambda done, total: bar.update(task, completed=done)

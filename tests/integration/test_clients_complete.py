@@ -117,6 +117,18 @@ async def test_a_ticket_streams_its_label_its_reply_and_its_result(
 
 
 @pytest.mark.usefixtures("fake_worker")
+async def test_checked_items_travel_as_one_job_and_a_ticket_is_made_of_an_id(
+    client: Client, async_client: AsyncClient, connection: Redis
+) -> None:
+    items = [client.item({"id": id, "text": "好"}) for id in ("a", "b")]
+    job = client.submit_items(items, queue="bulk")
+    assert connection.hget(f"rq:job:{job}", "description") == b"moodq: 2 items"
+    assert client.ticket("b").wait(LONG_S).id == "b"
+    assert await async_client.submit_items([async_client.item("好", "sentiment")]) != job
+    assert (await async_client.ticket("a").wait(LONG_S)).id == "a"
+
+
+@pytest.mark.usefixtures("fake_worker")
 def test_an_answer_is_asked_for_by_its_form(client: Client) -> None:
     result = client.submit("好", ["sentiment"]).wait(LONG_S)
     assert result.raise_for_error() is result

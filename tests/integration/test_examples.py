@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,17 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from integration.gateway_server import served
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 TIMEOUT_S = 120.0
 
 
-def run(*command: str | Path, cwd: Path, redis_url: str) -> list[str]:
+def run(*command: str | Path, cwd: Path, redis_url: str, **env: str) -> list[str]:
     """The lines that a program prints; it must end with 0 and say nothing else."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MOODQ_")}
     done = subprocess.run(
         list(map(str, command)),
         cwd=cwd,
-        env={**inherited, "MOODQ_REDIS_URL": redis_url, "PYTHONIOENCODING": "utf-8"},
+        env={**inherited, "MOODQ_REDIS_URL": redis_url, "PYTHONIOENCODING": "utf-8", **env},
         capture_output=True,
         encoding="utf-8",
         timeout=TIMEOUT_S,
@@ -104,3 +109,46 @@ def test_node_waits_no_longer_than_it_was_told(redis_url: str, node_folder: Path
         "1 true false",
         "cancelled",
     ]
+
+
+@pytest.mark.usefixtures("fake_worker")
+async def test_curl_messages(redis_url: str, tmp_path: Path) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    script = EXAMPLES / "curl" / "messages.sh"
+    async with served(redis_url=redis_url) as (_, url):
+        lines = await asyncio.to_thread(run, "sh", script, cwd=tmp_path, redis_url=redis_url, MOODQ_URL=url)
+    answers = [json.loads(line) for line in lines if line.startswith("{")]
+    waited, first, again, result, batch, rows, cancelled, problem = answers
+    assert waited["results"]["reply"]["text"] == "echo: 今天的实验终于成功了，太棒了！"
+    assert first == again == {"id": "order-17", "status": "queued"}
+    told = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+    assert (told[0], told[-1]) == ("label", "done")
+    assert "token" in told
+    assert result["results"]["reply"]["text"] == "echo: My order is late again."
+    assert batch["ids"] == ["row-1", "row-2"]
+    assert [(one["index"], one["code"]) for one in batch["rejected"]] == [(1, "empty_text")]
+    labels = {id: row["results"]["sentiment"]["label"] for id, row in rows["results"].items()}
+    assert labels == {"row-1": "positive", "row-2": "negative"}
+    assert cancelled == {"id": "order-17", "status": "ended"}
+    assert (problem["status"], problem["code"]) == (422, "unknown_task")
+
+
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```$", (EXAMPLES.parent / "clients.md").read_text("utf-8"), re.S | re.M
+)
+
+
+@pytest.mark.usefixtures("fake_worker")
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_the_programs_of_the_page_about_clients_run(number: int, redis_url: str, tmp_path: Path) -> None:
+    """Each in a folder with the files it reads."""
+    (tmp_path / "reviews.txt").write_text("好\nso bad\n", "utf-8")
+    (tmp_path / "reviews.csv").write_text("review\n好\nso bad\n", "utf-8")
+    log = 'logging.warning("so bad")\n' if "MoodqHandler" in BLOCKS[number] else ""
+    lines = run(sys.executable, "-c", BLOCKS[number] + log, cwd=tmp_path, redis_url=redis_url)
+    if log:
+        [tagged] = (tmp_path / "tagged.jsonl").read_text("utf-8").splitlines()
+        assert json.loads(tagged)["text"] == "so bad"
+    else:
+        assert {"positive", "negative"} <= set(" ".join(lines).split())

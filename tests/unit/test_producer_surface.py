@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -59,6 +60,23 @@ def test_the_public_names_are_these_and_each_can_be_imported() -> None:
 def test_shared_names_are_the_same_objects_as_in_the_config_package() -> None:
     assert moodq_producer.Result is contracts.Result
     assert moodq_producer.QueueFull is errors.QueueFull
+
+
+def verbs(kind: type) -> dict[str, list[str]]:
+    """The public methods of a class with their parameters."""
+    return {
+        name: list(inspect.signature(member).parameters)
+        for name, member in vars(kind).items()
+        if not name.startswith("_") and callable(member)
+    }
+
+
+def test_both_clients_have_the_same_verbs_with_the_same_parameters() -> None:
+    sync, asynchronous = verbs(moodq_producer.Client), verbs(moodq_producer.AsyncClient)
+    assert sync.pop("close") == asynchronous.pop("aclose") == ["self"]
+    del asynchronous["connection"]  # what the gateway reads by beside its client
+    assert sync == asynchronous
+    assert verbs(moodq_producer.Ticket) == verbs(moodq_producer.AsyncTicket)
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
