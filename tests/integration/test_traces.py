@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -313,6 +316,42 @@ def test_an_unsampled_trace_has_no_spans_and_its_id_is_in_the_result_and_in_the_
     lines = [json.loads(line) for line in worker.log.read_text("utf-8").splitlines()]
     logged = next(line for line in lines if line.get("moodq.job.id") == quiet.id)
     assert (logged["trace.id"], logged["http.request.id"]) == (TRACE, "req-7")
+
+
+def test_the_buckets_of_latencies_name_a_trace_that_is_in_them(
+    redis_url: str, receiver: Receiver, start_fake_worker: StartFakeWorker
+) -> None:
+    port = _free_port()
+    start_fake_worker(**receiver.environment, MOODQ_METRICS_PORT=str(port))
+    with Client(redis_url) as client:
+        client.submit("an unsampled day", ["sentiment", "reply"], traceparent=PARENT[:-2] + "00").wait(10)
+        result = client.submit("a fine day", ["sentiment", "reply"], traceparent=PARENT).wait(10)
+    receiver.wait_for("process interactive")
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        page = answer.read().decode()
+    found = dict(
+        re.findall(r'^(moodq_\w+)_bucket\{[^}]*\} \S+ # \{trace_id="' + TRACE + r'"\} (\S+)', page, re.M)
+    )
+    assert found.keys() == {
+        "moodq_e2e_request_latency_seconds",
+        "moodq_request_queue_time_seconds",
+        "moodq_request_batch_wait_seconds",
+        "moodq_request_prefill_time_seconds",
+        "moodq_request_decode_time_seconds",
+        "moodq_time_to_first_token_seconds",
+    }
+    assert result.timings_ms is not None
+    assert float(found["moodq_e2e_request_latency_seconds"]) == result.timings_ms.total / 1000
+    assert page.count("# {") == page.count(f'trace_id="{TRACE}"')
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def test_a_collector_that_is_away_costs_no_work_is_told_once_and_does_not_hold_up_the_end(

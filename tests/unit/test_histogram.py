@@ -37,12 +37,16 @@ def test_the_same_value_several_times_counts_so_often() -> None:
     assert histogram.read() == {(): [0, 0, 3, 1, 0]}
 
 
-def test_the_trace_of_the_slowest_is_the_exemplar_of_its_bucket() -> None:
+def test_the_trace_of_a_value_is_the_exemplar_of_its_bucket() -> None:
     registry = CollectorRegistry()
     histogram = Histogram("wait_seconds", "Waiting", ("task",), buckets=BOUNDS, registry=registry)
-    histogram.labels("a").observe_many([0.01, 0.7], traced=(0.7, "4bf92f3577b34da6"))
+    histogram.labels("a").observe_many([0.01, 0.7], (0.7, "4bf92f3577b34da6"))
+    histogram.labels("a").observe(2.0, trace_id="a3ce929d0e0e4736")
     lines = openmetrics(registry).decode().splitlines()
-    [shown] = [line for line in lines if "trace_id" in line]
+    [shown, slower] = [line for line in lines if "trace_id" in line]
+    assert slower.startswith(
+        'wait_seconds_bucket{le="60.0",task="a"} 3.0 # {trace_id="a3ce929d0e0e4736"} 2.0'
+    )
     assert shown.startswith('wait_seconds_bucket{le="1.0",task="a"} 2.0 # {trace_id="4bf92f3577b34da6"} 0.7')
 
 

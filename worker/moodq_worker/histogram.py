@@ -33,23 +33,27 @@ class Series:
         self._sum = 0.0
         self._lock = threading.Lock()
 
-    def observe(self, value: float, times: int = 1) -> None:
-        """The same value ``times`` over."""
+    def observe(self, value: float, times: int = 1, trace_id: str | None = None) -> None:
+        """The same value ``times`` over. ``trace_id``: of its trace, shown as the exemplar of its bucket."""
         with self._lock:
             self._counts[bisect_left(self._bounds, value)] += times
             self._sum += value * times
+            if trace_id is not None:
+                self._show(value, trace_id)
 
     def observe_many(self, values: Sequence[float], traced: tuple[float, str] | None = None) -> None:
-        """``traced``: one of the values and the id of its trace, shown as the exemplar of its bucket."""
+        """``traced``: one of the values, and the id of its trace, shown as the exemplar of its bucket."""
         bounds, counts = self._bounds, self._counts
         with self._lock:
             for value in values:
                 counts[bisect_left(bounds, value)] += 1
             self._sum += sum(values)
             if traced is not None:
-                value, trace_id = traced
-                exemplar = Exemplar({"trace_id": trace_id}, value, time.time())
-                self._exemplars[bisect_left(bounds, value)] = exemplar
+                self._show(*traced)
+
+    def _show(self, value: float, trace_id: str) -> None:
+        exemplar = Exemplar({"trace_id": trace_id}, value, time.time())
+        self._exemplars[bisect_left(self._bounds, value)] = exemplar
 
     def read(self) -> tuple[list[int], float, dict[int, Exemplar]]:
         """Observations of each bucket by itself, the last without bound; their sum; exemplars by bucket."""

@@ -240,6 +240,11 @@ class Item:
         return self.request.text if self.request else ""
 
     @property
+    def shown_trace(self) -> str | None:
+        """The id of its trace, if spans of it are sent."""
+        return None if self.trace is None else self.trace_id
+
+    @property
     def cached_as(self) -> Kind | None:
         """How the whole result was known; None when any of it was computed."""
         if not self.cached or len(self.cached) < len(self.scores) + len(self.texts):

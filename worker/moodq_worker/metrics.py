@@ -143,15 +143,15 @@ class Metrics:
         outcome: str,
         code: str,
         timings: Sequence[Timings],
-        traced: tuple[float, str] | None = None,
+        traced: tuple[Timings, str] | None = None,
     ) -> None:
-        """Items of one queue, task and outcome that have it now. ``traced``: seconds and trace id of the
-        slowest of those that have a trace."""
+        """Items of one queue, task and outcome that have it now. ``traced``: the times of one of them and the
+        id of its trace, shown beside its buckets."""
         items, total, waited, batch = self._of_item(queue, task, outcome, code)
         items.inc(len(timings))
-        total.observe_many([one.total / 1000 for one in timings], traced)
-        waited.observe_many([one.queue / 1000 for one in timings])
-        batch.observe_many([one.batch / 1000 for one in timings])
+        for series, name in ((total, "total"), (waited, "queue"), (batch, "batch")):
+            shown = None if traced is None else (getattr(traced[0], name) / 1000, traced[1])
+            series.observe_many([getattr(one, name) / 1000 for one in timings], shown)
 
     def count_labels(self, task: str, label: str, count: int) -> None:
         self._of_label(task, label).inc(count)

@@ -172,8 +172,9 @@ class ReplyStage:
             item.clock.decode_began = now
             item.pieces.clear()
             task = item.generates_todo[0]
-            self._metrics.prefill_time.labels(task).observe(now - began)
-            self._metrics.first_token.labels(item.queue, task).observe(item.clock.timings().total / 1000)
+            self._metrics.prefill_time.labels(task).observe(now - began, trace_id=item.shown_trace)
+            first_token = self._metrics.first_token.labels(item.queue, task)
+            first_token.observe(item.clock.timings().total / 1000, trace_id=item.shown_trace)
             cached = self._engine.prompt_tokens(task, item.lang, of=item.tasks)
             self._metrics.count_prefill(self._new_tokens(item), cached)
 
@@ -254,7 +255,7 @@ class ReplyStage:
         item.clock.decode_s += spent
         if item.trace is not None and began is not None:
             item.trace.note("decode", began, spent, task, event.tokens)
-        self._metrics.decode_time.labels(task).observe(spent)
+        self._metrics.decode_time.labels(task).observe(spent, trace_id=item.shown_trace)
         try:
             item.texts[task] = written(item.tasks[task], text.strip(), event)
         except MoodqError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from moodq_config.answers import ChosenLabel, LabelScores, LabelSet
 from moodq_config.contracts import Timings
@@ -17,22 +17,26 @@ Key = tuple[str, str, str, str]
 def count_round(metrics: Metrics, items: Sequence[Item], timings: Sequence[Timings]) -> None:
     """Count items that have their outcome."""
     outcomes: defaultdict[Key, list[Timings]] = defaultdict(list)
+    slowest: dict[Key, tuple[Timings, str]] = {}  # of those that are traced
     labels: Counter[tuple[str, str]] = Counter()
     confidences: defaultdict[str, list[float]] = defaultdict(list)
     lookups: Counter[tuple[str, str]] = Counter()
-    traced: dict[Key, tuple[float, str]] = {}
     for item, spent in zip(items, timings, strict=True):
         if item.told:
             continue
         if item.error is not None:
-            for task in list(item.results) or ["none"]:
-                outcomes[item.queue, task, "failed", str(item.error.code)].append(spent)
-        elif item.request is not None:
-            for task in item.request.tasks:
-                outcomes[item.queue, task, "done", ""].append(spent)
-                if item.trace_id is not None:
-                    key, slow = (item.queue, task, "done", ""), (spent.total / 1000, item.trace_id)
-                    traced[key] = max(slow, traced.get(key, slow))
+            outcome, code = "failed", str(item.error.code)
+            tasks: Iterable[str] = list(item.results) or ["none"]
+        else:
+            outcome, code = "done", ""
+            tasks = item.request.tasks if item.request is not None else ()
+        for task in tasks:
+            outcomes[item.queue, task, outcome, code].append(spent)
+        if (trace_id := item.shown_trace) is not None:
+            for task in tasks:
+                key = item.queue, task, outcome, code
+                if key not in slowest or spent.total > slowest[key][0].total:
+                    slowest[key] = spent, trace_id
         for task, found in item.scores.items():
             if isinstance(found, LabelScores):
                 confidences[task].append(found.probability)
@@ -45,7 +49,7 @@ def count_round(metrics: Metrics, items: Sequence[Item], timings: Sequence[Timin
         for task in item.cache_keys.keys() | item.cached.keys():
             lookups[task, item.cached.get(task, "miss")] += 1
     for key, all_spent in outcomes.items():
-        metrics.count_items(*key, all_spent, traced.get(key))
+        metrics.count_items(*key, all_spent, slowest.get(key))
     for (task, label), count in labels.items():
         metrics.count_labels(task, label, count)
     for task, probabilities in confidences.items():
