@@ -59,11 +59,23 @@ class _Row:
     made: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What is slept, in seconds: for a forward pass ``pass_s`` and ``token_s`` for each of its tokens, for a
+    decode step ``step_s`` and ``row_s`` for each running text. Sleeping workers share no core, so that many
+    of them show what everything around the engine costs."""
+
+    pass_s: float = 0.0
+    token_s: float = 0.0
+    step_s: float = 0.0
+    row_s: float = 0.0
+
+
 @dataclass
 class FakeEngine:
-    """``seconds_per_batch`` simulates the cost of a forward pass by sleeping."""
+    """Costs nothing unless ``cost`` says so."""
 
-    seconds_per_batch: float = 0.0
+    cost: Cost = Cost()
     _tasks: TaskSet | None = None
     _rows: dict[int, _Row] = field(default_factory=dict)
     _callback: Callable[[], None] | None = None
@@ -96,7 +108,7 @@ class FakeEngine:
     ) -> list[list[Judgement]]:
         known = [self._known(of)[task] for task in tasks]
         decoded = [bytes(tokens).decode() for tokens in texts]
-        self._spend(decoded)
+        self._spend(decoded, sum(map(len, texts)))
         return [[_judgement(task, text, tuple(choices)) for task in known] for text in decoded]
 
     def rerank(
@@ -109,7 +121,7 @@ class FakeEngine:
         of: TaskSet | None = None,
     ) -> Ranking:
         asked = bytes(query).decode()
-        self._spend([asked])
+        self._spend([asked], len(query) + sum(map(len, documents)))
         words = set(asked.lower().split())
         found = [words & set(bytes(document).decode().lower().split()) for document in documents]
         scores = tuple(_nan_if_asked(asked, len(common) / len(words)) for common in found)
@@ -126,7 +138,7 @@ class FakeEngine:
 
     def admit(self, generations: Sequence[Generation]) -> None:
         texts = [bytes(generation.tokens).decode() for generation in generations]
-        self._spend(texts)
+        self._spend(texts, sum(len(generation.tokens) for generation in generations))
         for generation, text in zip(generations, texts, strict=True):
             task = self._known(generation.of).write_task(generation.task)
             more = [f"w{n}" for n in range(int(found[1]))] if (found := _WORDS.search(text)) else []
@@ -136,15 +148,14 @@ class FakeEngine:
             self._rows[generation.key] = _Row(generation, words, task.max_new_tokens)
 
     def step(self) -> list[DecodeEvent]:
-        if self._rows and self.seconds_per_batch:
-            time.sleep(self.seconds_per_batch)
         later = [" ".join(row.words) for row in self._rows.values() if row.made == 1]
         if any("[[raise later]]" in text for text in later):
             raise RuntimeError("the fake engine was asked to raise in a step")
         running = [" ".join(row.words) for row in self._rows.values()]
         asked = [float(found[1]) for text in later for found in _SLEEP_LATER.finditer(text)]
         asked += [float(found[1]) for text in running for found in _STEP.finditer(text)]
-        self._sleep(max(asked, default=0.0))
+        cost = self.cost.step_s + len(self._rows) * self.cost.row_s if self._rows else 0.0
+        self._sleep(max([cost, *asked]))
         return [self._advance(row) for row in list(self._rows.values())]
 
     def cancel(self, key: int) -> None:
@@ -163,13 +174,13 @@ class FakeEngine:
             raise RuntimeError("use_tasks was not called")
         return tasks
 
-    def _spend(self, texts: Sequence[str]) -> None:
+    def _spend(self, texts: Sequence[str], tokens: int) -> None:
         if any("[[raise]]" in text for text in texts):
             raise RuntimeError("the fake engine was asked to raise")
         if any("[[oom]]" in text for text in texts):
             raise MemoryError
         asked = [float(match.group(1)) for text in texts if "[[" in text for match in _SLEEP.finditer(text)]
-        self._sleep(max([self.seconds_per_batch, *asked]))
+        self._sleep(max([self.cost.pass_s + tokens * self.cost.token_s, *asked]))
         if any("[[kill]]" in text for text in texts):
             os.kill(os.getpid(), signal.SIGKILL)
 
