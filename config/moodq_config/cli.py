@@ -97,7 +97,7 @@ def root() -> None:
     Settings come from MOODQ_* variables, .env and moodq.toml; `moodq config` shows them.
     Exit codes: 0 done, 1 internal error, 2 wrong setting or usage, 3 bad input or a failed item,
     4 Redis, a worker or a port is unavailable, 5 the model cannot be used, 6 timed out waiting,
-    130 interrupted.
+    7 no plan meets the target, 130 interrupted.
     """
 
 

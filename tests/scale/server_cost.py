@@ -1,4 +1,4 @@
-"""What one job costs the server: time of its one thread, commands, bytes, memory, by our own clients' scripts.
+"""What one job costs the server: time of its one thread, commands, bytes, memory, by our own scripts.
 
 The server's own counters are read before and after each step, so that a busy machine changes little.
 """

@@ -26,14 +26,14 @@ class PassCost(_Frozen):
     token_s: float = Field(ge=0)
     suffix_tokens: int = Field(ge=0)
 
-    def seconds(self, texts: int, tokens: int) -> float:
+    def seconds(self, texts: int, tokens: float) -> float:
         """Of a pass over ``texts`` of ``tokens`` each."""
         return self.pass_s + self.token_s * texts * (tokens + self.suffix_tokens)
 
 
 class WriteCost(_Frozen):
-    """``join`` is the prefill; a decode step takes ``step_s`` and ``row_s`` for each running text. ``lengths``
-    are tokens of the texts that were written while measuring."""
+    """``join`` is the prefill; a decode step takes ``step_s`` and ``row_s`` for each running text.
+    ``lengths`` are tokens of the texts that were written while measuring."""
 
     join: PassCost
     step_s: float = Field(ge=0)
@@ -43,7 +43,8 @@ class WriteCost(_Frozen):
 
 class Costs(_Frozen):
     """``passes`` by the names of the tasks that one pass answers, joined by ``+``; ``writes`` by task.
-    ``rss_bytes``: memory of a worker's process after measuring. ``text_tokens``: of the texts measured with."""
+    ``rss_bytes``: memory of the process after measuring. ``text_tokens``: of the texts measured with, on
+    average."""
 
     measured_at: str
     machine: str

@@ -36,7 +36,9 @@ def measure(engine: Engine, tasks: TaskSet, names: Sequence[str], budget: int, s
     work = work_of(tasks, names)
     for name in {name for group in work.passes for name in group}:
         if isinstance(tasks[name], ChooseTask | RerankTask):
-            raise ConfigError(f"task {name}: its cost depends on what comes with each text; it is not planned")
+            raise ConfigError(
+                f"task {name}: its cost depends on what comes with each text; it is not planned"
+            )
     texts = _texts(engine)
     passes, writes = {}, {}
     for group in work.passes:
@@ -72,9 +74,7 @@ def _texts(engine: Engine) -> dict[Lang, list[list[int]]]:
 def _pass_cost(
     engine: Engine, tasks: TaskSet, group: Sequence[str], budget: int, texts: dict[Lang, list[list[int]]]
 ) -> PassCost:
-    asked = sum(
-        len(task.labels) if isinstance(task := tasks[name], MultilabelTask) else 1 for name in group
-    )
+    asked = sum(len(task.labels) if isinstance(task := tasks[name], MultilabelTask) else 1 for name in group)
     suffix = SUFFIX_TOKENS * asked
     points = []
     for lang, some in texts.items():
