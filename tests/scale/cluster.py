@@ -51,7 +51,7 @@ class WorkerOnHost:
     def wait_ready(self) -> None:
         """Return when it takes work. Raises ``RuntimeError`` with its log when it does not."""
         deadline = time.monotonic() + START_S
-        while ": ready: " not in self.log():
+        while "ready: worker" not in self.log():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} does not start:\n{self.log()}")
             time.sleep(0.02)

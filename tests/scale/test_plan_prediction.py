@@ -72,7 +72,7 @@ def workers(count: int, folder: Path) -> Iterator[Client]:
             with log.open("wb") as output:
                 started.append(subprocess.Popen(command, env=env, cwd=ROOT, stdout=output, stderr=output))
         deadline = time.monotonic() + START_S
-        while not all(": ready: " in log.read_text() for log in logs):
+        while not all("ready: worker" in log.read_text() for log in logs):
             assert time.monotonic() < deadline, [log.read_text() for log in logs]
             time.sleep(0.05)
         with Client(load_settings(redis_url=url)) as client:
