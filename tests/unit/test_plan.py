@@ -136,17 +136,18 @@ def test_what_was_not_measured_is_not_guessed() -> None:
 
 
 def test_measuring_finds_what_the_engine_sleeps() -> None:
-    engine = FakeEngine(Cost(pass_s=0.01, token_s=0.0001, step_s=0.008, row_s=0.0005))
+    slept = Cost(pass_s=0.02, token_s=0.0002, step_s=0.02, row_s=0.002)
+    engine = FakeEngine(slept)
     engine.use_tasks(TASKS)
-    found = measure(engine, TASKS, ["sentiment", "reply"], 512, lambda line: None)
-    one = found.passes["sentiment"]
-    assert one.pass_s == pytest.approx(0.01, rel=0.5)
-    # The line is over new tokens, of which the fake engine does not count the five after each text.
-    assert one.token_s == pytest.approx(0.0001, rel=0.3)
-    write = found.writes["reply"]
-    assert write.step_s == pytest.approx(0.008, rel=0.5)
-    assert write.row_s == pytest.approx(0.0005, rel=0.5)
-    assert write.lengths
+    for _ in range(3):  # other work on the machine can spoil a run
+        found = measure(engine, TASKS, ["sentiment", "reply"], 512, lambda line: None)
+        label, write = found.passes["sentiment"], found.writes["reply"]
+        # The line is over new tokens, of which the fake engine does not count the five after each text.
+        pairs = [(label.pass_s, 0.02), (label.token_s, 0.0002), (write.step_s, 0.02), (write.row_s, 0.002)]
+        if all(is_near == pytest.approx(cost, rel=0.4) for is_near, cost in pairs):
+            assert write.lengths
+            return
+    pytest.fail(f"{found.passes}, {found.writes}")
 
 
 def test_a_line_never_says_that_work_costs_less_than_nothing() -> None:
