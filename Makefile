@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos drill injection audit clean
+.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos scale drill injection audit clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
