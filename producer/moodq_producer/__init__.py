@@ -28,9 +28,10 @@ if TYPE_CHECKING:
         Unavailable,
         WaitTimeout,
     )
-    from moodq_producer.async_client import AsyncClient, AsyncTicket
-    from moodq_producer.client import Client, Ticket
+    from moodq_producer.async_client import AsyncClient
+    from moodq_producer.client import Client
     from moodq_producer.following import Event
+    from moodq_producer.tickets import AsyncTicket, Ticket
 
 __all__ = [
     "AsyncClient",
@@ -66,10 +67,10 @@ _HOMES = {
     ),
     **dict.fromkeys(("RequestItem", "Result", "ResultStatus"), "moodq_config.contracts"),
     "AsyncClient": "moodq_producer.async_client",
-    "AsyncTicket": "moodq_producer.async_client",
+    "AsyncTicket": "moodq_producer.tickets",
     "Client": "moodq_producer.client",
     "Event": "moodq_producer.following",
-    "Ticket": "moodq_producer.client",
+    "Ticket": "moodq_producer.tickets",
 }
 
 

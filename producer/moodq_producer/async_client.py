@@ -16,7 +16,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -34,32 +33,9 @@ from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob,
 from moodq_producer.following import Event, Following
 from moodq_producer.hub import Hub
 from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
+from moodq_producer.tickets import AsyncTicket
 from moodq_producer.tracing import sending
 from moodq_producer.waiting import Patience, Waiting, joins, parse_result, wait_timeout
-
-
-@dataclass(frozen=True, slots=True)
-class AsyncTicket:
-    """What ``AsyncClient.submit`` gives for one text: its id, and the way to its result."""
-
-    id: str
-    _client: AsyncClient = field(repr=False, compare=False)
-
-    async def wait(self, timeout: float | None = None) -> Result:  # noqa: ASYNC109 - as in the sync client
-        """The result, as soon as it is there. Raises ``WaitTimeout`` after ``timeout`` seconds."""
-        return await self._client._wait_for(self.id, timeout)
-
-    async def result(self) -> Result | None:
-        """The result if it is there now."""
-        return await self._client.result(self.id)
-
-    async def cancel(self) -> bool:
-        """Do not run it; see ``Client.cancel``."""
-        return await self._client.cancel(self.id)
-
-    def stream(self, timeout: float | None = None) -> AsyncGenerator[Event, None]:
-        """Its labels, its reply in pieces, its result; see ``Client.stream``."""
-        return self._client.stream(self.id, timeout)
 
 
 class AsyncClient:

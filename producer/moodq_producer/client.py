@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from moodq_producer.connection import AWAY, block_s, close, connect, redis_error
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
+from moodq_producer.tickets import Ticket
 from moodq_producer.tracing import sending
 from moodq_producer.waiting import Patience, Waiting, joins, parse_result, wait_timeout
 
@@ -32,30 +32,6 @@ DEFAULT_TASKS = ("sentiment",)
 PIPELINE_JOBS = 20
 #: Items whose keys one command deletes.
 FORGOTTEN_AT_ONCE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What ``submit`` gives for one text: its id, and the way to its result."""
-
-    id: str
-    _client: Client = field(repr=False, compare=False)
-
-    def wait(self, timeout: float | None = None) -> Result:
-        """The result, as soon as it is there. Raises ``WaitTimeout`` after ``timeout`` seconds."""
-        return next(self._client.wait([self.id], timeout))
-
-    def result(self) -> Result | None:
-        """The result if it is there now."""
-        return self._client.result(self.id)
-
-    def cancel(self) -> bool:
-        """Do not run it; see ``Client.cancel``."""
-        return self._client.cancel(self.id)
-
-    def stream(self, timeout: float | None = None) -> Iterator[Event]:
-        """Its labels, its reply in pieces, its result; see ``Client.stream``."""
-        return self._client.stream(self.id, timeout)
 
 
 class Client:

@@ -20,11 +20,12 @@ from redis.exceptions import RedisError
 
 from moodq_config.contracts import RequestItem, Result
 from moodq_config.errors import BadInput, MoodqError
-from moodq_producer.async_client import AsyncClient, AsyncTicket
+from moodq_producer.async_client import AsyncClient
 from moodq_producer.screen import bad_input_result
 from moodq_producer.stream.records import Record, Source, written
 from moodq_producer.stream.sinks import Sink
 from moodq_producer.stream.steady import Steady
+from moodq_producer.tickets import AsyncTicket
 
 log = logging.getLogger(__name__)
 
