@@ -1,4 +1,4 @@
-"""``docs/observability.md`` names exactly the fields that the line of a job has."""
+"""``docs/observability.md`` names exactly the fields of a job's line, and shows a trace as it was."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from moodq_config.logs import JsonFormatter
 from moodq_config.trace_context import JobContext
 from moodq_worker.items import Clock
 from moodq_worker.job_log import JobLog
+from trace_picture import picture, read
 
-PAGE = (Path(__file__).parents[2] / "docs" / "observability.md").read_text("utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "observability.md").read_text("utf-8")
+SPANS = DOCS / "observability" / "spans.jsonl"
 
 
 def job_line(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
@@ -54,3 +57,10 @@ def test_the_line_that_the_page_shows_is_one(caplog: pytest.LogCaptureFixture) -
     for name in ("moodq.job.codes", "trace.id", "http.request.id"):  # of others
         del expected[name]
     assert list(json.loads(shown)) == list(expected)
+
+
+def test_the_picture_of_a_trace_is_of_the_spans_beside_the_page() -> None:
+    [shown] = re.findall(r"```\n(send interactive.*?)\n```", PAGE, flags=re.DOTALL)
+    spans = read(SPANS)
+    [trace] = {span["trace"] for span in spans if span["name"] == "send interactive"}
+    assert shown == picture(spans, trace)
