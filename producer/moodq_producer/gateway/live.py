@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 
 from fastapi import APIRouter, Depends
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -140,7 +140,13 @@ async def readyz(services: Shared) -> dict[str, str]:
     return {"status": "ok"}
 
 
-@health.get("/metrics", dependencies=[Depends(admit)], summary="Metrics for Prometheus", responses=PROBLEMS)
+@health.get(
+    "/metrics",
+    dependencies=[Depends(admit)],
+    summary="Metrics for Prometheus",
+    response_class=PlainTextResponse,
+    responses=PROBLEMS,
+)
 async def metrics(services: Shared) -> Response:
     """docs/metrics.md lists them."""
     return Response(generate_latest(services.metrics.registry), media_type=CONTENT_TYPE_LATEST)

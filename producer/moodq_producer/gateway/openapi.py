@@ -41,5 +41,6 @@ class GatewayApp(FastAPI):
             for operation in operations.values():
                 for status, answer in operation["responses"].items():
                     if int(status) >= 400:
-                        answer["content"] = {MEDIA_TYPE: answer["content"]["application/json"]}
+                        [content] = answer["content"].values()
+                        answer["content"] = {MEDIA_TYPE: content}
         return document
