@@ -47,19 +47,23 @@ class Found:
 
 
 def run(url: str, cases: int, first_seed: int, say: Callable[[str], None]) -> Found:
-    """Send ``cases`` requests to the gateway at ``url``, as many of each operation, half of them wrong."""
+    """Send ``cases`` requests at least to the gateway at ``url``, shared among its operations, half of them
+    wrong."""
     document = schemathesis.openapi.from_url(f"{url}/openapi.json")
     operations: list[Any] = [one.ok() for one in document.get_all_operations()]  # type: ignore[union-attr]
     found = Found()
-    each = -(-cases // (2 * len(operations)))
-    for operation in operations:
-        statuses = found.statuses.setdefault(operation.label, Counter())
-        for mode in schemathesis.GenerationMode:
-            # An operation without parameters cannot be asked wrongly.
-            with suppress(Unsatisfiable):
-                strategy = operation.as_strategy(generation_mode=mode)
-                _ask(strategy, each, first_seed, found, statuses)
-        say(f"{operation.label}: {dict(statuses)}")
+    while found.cases < cases:  # some operations can be asked in a few ways only
+        each = -(-(cases - found.cases) // (2 * len(operations)))
+        for operation in operations:
+            statuses = found.statuses.setdefault(operation.label, Counter())
+            for mode in schemathesis.GenerationMode:
+                # An operation without parameters cannot be asked wrongly.
+                with suppress(Unsatisfiable):
+                    strategy = operation.as_strategy(generation_mode=mode)
+                    _ask(strategy, each, first_seed, found, statuses)
+        first_seed += 1
+    for label, statuses in found.statuses.items():
+        say(f"{label}: {dict(statuses)}")
     return found
 
 
