@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from redis import Redis
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio import Redis as AsyncRedis
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -33,6 +34,8 @@ from moodq_config.settings import Settings, mask_url, server_url
 BLOCK_S = 5.0
 #: Seconds without an answer after which a connection counts as dead; longer than any blocking read.
 SOCKET_TIMEOUT_S = 3 * BLOCK_S
+#: Connections of one asyncio client; who finds none free waits for one, as long as for an answer.
+MAX_CONNECTIONS = 100
 #: Seconds a Sentinel may take: the next one is asked then.
 SENTINEL_TIMEOUT_S = 2.0
 #: Redis restarting or failing over: what the same call will get over, a while later.
@@ -69,7 +72,10 @@ async def connect_async(settings: Settings) -> AsyncRedis:
         found = AsyncSentinel(sentinels.nodes, sentinel_kwargs=_to_sentinels(sentinels, AsyncRetry))
         client = found.master_for(sentinels.service, **options, **_to_master(sentinels))
     else:
-        client = AsyncRedis.from_url(url, **options)
+        pool = BlockingConnectionPool.from_url(
+            url, max_connections=MAX_CONNECTIONS, timeout=SOCKET_TIMEOUT_S, **options
+        )
+        client = AsyncRedis.from_pool(pool)
     try:
         with redis_errors(url):
             await client.ping()

@@ -99,7 +99,7 @@ class Hub:
         client_id = await client.client_id()
         self._blocked_as = client_id
         try:
-            if self._waiting.fresh:  # came while the id was asked for
+            if self._waiting.fresh or not self._waiting.streams:  # came, or left, while the id was asked for
                 return []
             return self._waiting.arrived(
                 await client.xread(self._waiting.streams, block=patience.block_ms(block_s(client)))

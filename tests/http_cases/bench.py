@@ -85,6 +85,7 @@ class Load:
 
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
         self.wrong: list[str] = []
         self.waits_ms: list[float] = []
 
@@ -93,6 +94,7 @@ class Load:
         status = answer.status_code
         self.answers[f"{route} {status}"] += 1
         if status in HONEST and "Retry-After" in answer.headers:
+            self.refused[f"{route} {answer.json()['code']}"] += 1
             return False
         if status not in expected and len(self.wrong) < 20:
             self.wrong.append(f"{route} {status}: {answer.text[:300]}")
@@ -111,7 +113,7 @@ class Load:
         if not self.saw("jobs", answer, {202}):
             return
         async with http.stream("GET", f"/v1/stream/{id}") as stream:
-            body = (await stream.aread()).decode()
+            body = (await stream.aread()).decode()  # also what makes a refusal readable
             if self.saw("stream", stream, {200}) and "event: done" not in body:
                 self.wrong.append(f"a stream without an end: {body[-300:]}")
         self.saw("results", await http.get(f"/v1/results/{id}"), {200})
@@ -152,6 +154,7 @@ async def load(url: str, users: int, seconds: float) -> dict[str, Any]:
         "requests": requests,
         "requests_per_s": round(requests / seconds, 1),
         "answers": dict(sorted(found.answers.items())),
+        "refused": dict(found.refused),
         "analyze_p50_ms": round(median(found.waits_ms), 1),
         "analyze_p95_ms": round(quantiles(found.waits_ms, n=20)[-1], 1),
         "wrong": found.wrong,

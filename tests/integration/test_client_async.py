@@ -14,6 +14,7 @@ from moodq_config.errors import BadInput, QueueFull, Unavailable, WaitTimeout
 from moodq_config.names import events_key, result_key
 from moodq_config.settings import load_settings
 from moodq_producer import AsyncClient, Client
+from moodq_producer.connection import MAX_CONNECTIONS
 from moodq_producer.waiting import WINDOW
 
 LONG_S = 60.0
@@ -149,6 +150,12 @@ async def test_the_same_id_at_once_is_one_job(client: AsyncClient, connection: R
     tickets = await asyncio.gather(*(client.submit("x", id="once") for _ in range(32)))
     assert len(set(tickets)) == 1
     assert connection.llen("rq:queue:interactive") == 1
+
+
+async def test_more_calls_at_once_than_connections_wait_for_one(client: AsyncClient, connection: Any) -> None:
+    tickets = await asyncio.gather(*(client.submit("x") for _ in range(5 * MAX_CONNECTIONS)))
+    assert connection.llen("rq:queue:interactive") == len(tickets)
+    assert len(connection.client_list(_type="normal")) <= MAX_CONNECTIONS + 1
 
 
 async def test_a_full_queue_is_told_or_waited_for(redis_url: str, connection: Redis) -> None:

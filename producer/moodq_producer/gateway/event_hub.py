@@ -197,6 +197,8 @@ class EventHub:
 
     async def _read(self, client: Redis) -> None:
         client_id = await client.client_id()
+        if not self._at:
+            return  # the last follower left meanwhile
         self._new, self._blocked_as = False, client_id
         try:
             reply: Any = await client.xread(dict(self._at), block=round(1000 * block_s(client)))
