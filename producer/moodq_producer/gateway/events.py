@@ -97,9 +97,13 @@ async def stream(
 
 async def _lines(services: Services, id: str, after: str) -> AsyncGenerator[bytes, None]:
     yield format_sse_event(retry=RECONNECT_MS)
+    if services.ending:
+        return
     silence_s = services.settings.gateway_heartbeat_s
     async with aclosing(services.hub.follow(id, after, silence_s)) as entries:
         async for entry in entries:
+            if services.ending:
+                return
             if entry is SILENCE:
                 yield format_sse_event(comment="still here")
             elif _EVENT_NAME.fullmatch(entry.event):

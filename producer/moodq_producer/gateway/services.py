@@ -39,6 +39,7 @@ class Services:
     callbacks: Callbacks
     reader: Reader
     speed: Speed = field(default_factory=Speed)
+    ending: bool = False
     _open: int = 0
     _waits: set[asyncio.Timeout] = field(default_factory=set)
 
@@ -64,7 +65,7 @@ class Services:
         """The result of an item once it is there; None after ``wait_s``, or when the process is to end.
         Raises ``Unavailable``."""
         with self.held_open(self.metrics.waits):
-            limit = asyncio.timeout(wait_s)
+            limit = asyncio.timeout(0 if self.ending else wait_s)
             try:
                 async with limit:
                     self._waits.add(limit)
@@ -76,6 +77,7 @@ class Services:
 
     def hurry(self) -> None:
         """The process is to end: waits end now, as if their time were up, and streams too."""
+        self.ending = True
         for limit in self._waits:
             limit.reschedule(asyncio.get_running_loop().time())
         self.hub.let_go()
