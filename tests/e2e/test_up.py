@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from redis import Redis
 
 from moodq_config.settings import embedded_url_file, load_settings
 from moodq_worker.embedded import answers, ensure_server, free_port
+from moodq_worker.up_gateway import GatewayProcess
 
 WAIT_S = 60.0
 
@@ -27,13 +29,14 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         "MOODQ_DATA_DIR": str(folder),
         "MOODQ_ENGINE": "fake",
         "MOODQ_METRICS_PORT": "0",
+        "MOODQ_GATEWAY_PORT": "0",
         **more,
     }
 
 
-def start_up(env: dict[str, str], cwd: Path) -> subprocess.Popen[bytes]:
+def start_up(env: dict[str, str], cwd: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "moodq_config.cli", "up"], env=env, cwd=cwd, stderr=subprocess.PIPE
+        [sys.executable, "-m", "moodq_config.cli", "up", *options], env=env, cwd=cwd, stderr=subprocess.PIPE
     )
 
 
@@ -62,6 +65,8 @@ def test_up_serves_restarts_a_dead_worker_and_stops_cleanly(tmp_path: Path) -> N
     try:
         first = wait_for_line(up, b"ready. In another terminal")
         assert any(b"started" in line for line in first)
+        [gateway] = [line.split()[1].decode() for line in first if line.startswith(b"gateway: http://")]
+        assert analyze(gateway, "太棒了！")["status"] == "done"
         assert send(env, "fine")["status"] == "done"
         url = embedded_url_file(load_settings(data_dir=tmp_path / "data")).read_text().strip()
         with Redis.from_url(url) as connection:
@@ -76,6 +81,55 @@ def test_up_serves_restarts_a_dead_worker_and_stops_cleanly(tmp_path: Path) -> N
         up.stderr.close()
     assert up.wait(WAIT_S) == 0
     assert not answers(url)
+    with pytest.raises(OSError):
+        analyze(gateway, "gone")
+
+
+def test_up_without_a_gateway_serves_no_http_and_starts_another_when_one_ended(tmp_path: Path) -> None:
+    env = environment(tmp_path / "data")
+    up = start_up(env, tmp_path, "--no-gateway")
+    try:
+        lines = wait_for_line(up, b"ready. In another terminal")
+        assert not any(line.startswith(b"gateway:") for line in lines)
+    finally:
+        end(up)
+    said: list[str] = []
+    server = ensure_server(load_settings(data_dir=tmp_path / "data"))
+    gateway = GatewayProcess(
+        load_settings(gateway_port=0), {**env, "MOODQ_REDIS_URL": server.url}, said.append
+    )
+    try:
+        assert gateway.wait_ready()
+        gateway._process.kill()
+        gateway._process.wait()
+        deadline = time.monotonic() + WAIT_S
+        while not gateway._answers():
+            gateway.look()
+            time.sleep(0.05)
+            assert time.monotonic() < deadline
+        assert said == [f"gateway: {gateway.url}", "the gateway ended with -9; starting another in 0.5 s"]
+    finally:
+        gateway.stop()
+        server.stop()
+
+
+def end(up: subprocess.Popen[bytes]) -> None:
+    up.send_signal(signal.SIGTERM)
+    assert up.stderr is not None
+    up.stderr.read()
+    up.stderr.close()
+    assert up.wait(WAIT_S) == 0
+
+
+def analyze(url: str, text: str) -> dict[str, object]:
+    request = urllib.request.Request(
+        f"{url}/v1/analyze",
+        data=json.dumps({"text": text}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+        found: dict[str, object] = json.load(answer)
+        return found
 
 
 def test_a_second_up_finds_the_first_ones_server_and_leaves_it_running(tmp_path: Path) -> None:
