@@ -89,6 +89,7 @@ injection: $(INSTALLED) model  ## How far texts can talk the model over; writes 
 audit:  ## Known weaknesses of what deploy/constraints.txt pins; needs pip-audit and its database
 	@$(PY) deploy/constraints.py --check
 	@pip-audit --strict --disable-pip --require-hashes -r deploy/constraints.txt
+	@pip-audit --strict --disable-pip --require-hashes -r deploy/constraints-gateway.txt
 
 clean:  ## Remove .venv and build
 	rm -rf $(VENV) build

@@ -1,4 +1,4 @@
-"""``deploy/constraints.txt`` fits pyproject.toml, and pins everything by hash."""
+"""The constraints in ``deploy`` fit pyproject.toml, and pin everything by hash."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def text() -> str:
 def test_the_file_fits_pyproject_and_names_no_index(constraints: Any, text: str) -> None:
     assert constraints.problems(text) == []
     assert len(constraints.pinned(text)) > 30
+
+
+def test_the_file_for_gateways_fits_too_and_has_no_model_in_it(constraints: Any) -> None:
+    text = (DEPLOY / "constraints-gateway.txt").read_text("utf-8")
+    assert constraints.problems(text, "constraints-gateway.txt") == []
+    assert {"fastapi", "rq", "prometheus-client"} <= constraints.pinned(text).keys()
+    assert not {"torch", "transformers"} & constraints.pinned(text).keys()
 
 
 def test_a_package_that_is_missing_of_another_version_or_without_hash_is_told(
