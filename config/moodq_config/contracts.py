@@ -53,6 +53,7 @@ __all__ = [
     "RequestLabel",
     "Result",
     "ResultStatus",
+    "Silence",
     "TaskName",
     "Timings",
     "Truncated",
@@ -90,6 +91,8 @@ NEEDS_LABELS = "labels"
 NEEDS_DOCUMENTS = "documents"
 
 LongText = Literal["refuse", "truncate"]
+#: Why a task did not answer the customer: a person has taken the conversation over, or a route says so.
+Silence = Literal["taken_over", "route"]
 
 
 def deadline_at(deadline: str) -> float:
@@ -198,7 +201,9 @@ class Result(Reading):
     not asked: the same text (``exact``), or one of its kind (``template``), had been labelled before, or a
     person has pinned a label to texts of its kind (``pinned``). ``truncated`` says that only the text's
     beginning was read. ``revisions``: by task, of the definition that was asked. ``made_by`` has the tasks
-    that a remote endpoint answered; ``model`` answered the others. ``trace`` is the id of its trace."""
+    that a remote endpoint answered; ``model`` answered the others. ``trace`` is the id of its trace.
+    ``route`` is where a rule has sent the message. ``silenced``: the tasks that did not answer the customer,
+    and why."""
 
     v: Literal[1] = 1
     id: str
@@ -216,6 +221,8 @@ class Result(Reading):
     revisions: dict[str, str] | None = None
     made_by: dict[str, MadeBy] | None = None
     trace: str | None = None
+    route: str | None = None
+    silenced: dict[str, Silence] | None = None
 
     def raise_for_error(self) -> Result:
         """The result itself. Raises ``ItemFailed`` when the item failed."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from moodq_config.answers import Reading
+from moodq_config.answers import Answer, Reading
 from moodq_config.contracts import Deadline, deadline_at
 from moodq_config.settings import Settings
 
@@ -63,6 +63,24 @@ class Turn(Reading):
     by: str | None = None
 
 
+class Routed(Reading):
+    """A message that a rule has sent to a person: ``results`` has what the tasks said that the rule names,
+    ``turns`` the conversation before it; ``reply``: whether the model answers as well; ``at``: when the
+    message was sent."""
+
+    v: Literal[1] = 1
+    id: str
+    route: str
+    text: str
+    lang: Literal["zh", "en"]
+    results: dict[str, Answer]
+    reply: bool
+    conversation: str | None = None
+    turns: tuple[Turn, ...] = ()
+    metadata: dict[str, Any] | None = None
+    at: Deadline
+
+
 class Takeover(Reading):
     """A person answers, since ``at``, in place of the model."""
 
@@ -80,24 +98,36 @@ class Conversation(Reading):
 
 @dataclass(frozen=True, slots=True)
 class ConversationLimits:
-    """What of a conversation is kept, and how long after its last turn."""
+    """What of a conversation is kept, and how long after its last turn; and how many messages wait on a
+    route, as long."""
 
     turns: int = 40
     characters: int = 16_000
     ttl_s: int = 86_400
+    routed: int = 10_000
 
     @classmethod
     def of(cls, settings: Settings) -> ConversationLimits:
-        return cls(settings.conversation_turns, settings.conversation_chars, settings.conversation_ttl_s)
+        return cls(
+            settings.conversation_turns,
+            settings.conversation_chars,
+            settings.conversation_ttl_s,
+            settings.max_routed,
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """As ``join_conversation`` takes it."""
-        return {"turns": self.turns, "characters": self.characters, "ttl": self.ttl_s}
+        """As scripts take it."""
+        return {
+            "turns": self.turns,
+            "characters": self.characters,
+            "ttl": self.ttl_s,
+            "routed": self.routed,
+        }
 
 
-def written(turn: Turn) -> bytes:
-    """``turn`` as it stands in the list."""
-    return turn.model_dump_json(exclude_none=True).encode()
+def written(entry: Turn | Routed | Takeover) -> bytes:
+    """``entry`` as it stands in Redis."""
+    return entry.model_dump_json(exclude_none=True).encode()
 
 
 def mark(item_id: str) -> str:

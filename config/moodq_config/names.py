@@ -29,9 +29,12 @@ MEMORY_KEY = "moodq:memory"
 RATE_PREFIX = "moodq:rate:"
 
 CONVERSATION_PREFIX, TAKEOVER_PREFIX = "moodq:conversation:", "moodq:takeover:"
+ROUTE_PREFIX, ROUTED_PREFIX = "moodq:route:", "moodq:routed:"
 
 #: Channel on which the id of a cancelled item is published, for the worker that has it in hand.
 CANCEL_CHANNEL = "moodq:cancel"
+#: Channel on which the id of a conversation is published that a person has taken over.
+TAKEOVER_CHANNEL = "moodq:takeover"
 
 #: Field of a failed job's hash: JSON of {code, message, attempts}.
 FAILURE_FIELD = "moodq_failure"
@@ -102,6 +105,11 @@ def events_key(item_id: str) -> str:
 def conversation_key(id: str) -> str:
     """The list that holds the turns of a conversation as JSON, with a TTL."""
     return CONVERSATION_PREFIX + id
+
+
+def route_key(route: str) -> str:
+    """The list that holds the messages sent to ``route`` as JSON, the oldest first, with a TTL."""
+    return ROUTE_PREFIX + route
 
 
 def takeover_key(id: str) -> str:

@@ -28,6 +28,12 @@ class ConversationSettings(BaseSettings):
         description="tokens of a conversation that a reply's prompt may have before the new message; "
         "the oldest turns are left out; 0: replies know no history",
     )
+    max_routed: int = Field(
+        10_000,
+        ge=1,
+        le=10_000_000,
+        description="messages that wait for people on one route at most; the oldest go first",
+    )
     takeover_ttl_s: int = Field(
         3_600,
         ge=10,

@@ -1,6 +1,6 @@
-"""From TOML files to checked tasks: every error names file, line, field and fix.
+"""From TOML files to checked tasks and routes: every error names file, line, field and fix.
 
-``parse_tasks`` ends at the first fault, as a worker's start does; ``read_tasks`` gives all of them, for
+``parse_file`` ends at the first fault, as a worker's start does; ``read_tasks`` gives all of them, for
 ``moodq tasks check``.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from moodq_config.errors import ConfigError, ErrorCode
+from moodq_config.routes import MAX_ROUTES, Route
 from moodq_config.task_kinds import KINDS, Task
 from moodq_config.task_lines import line_of
 
@@ -23,7 +24,8 @@ _PLAIN = {
     "missing": "is missing; add it",
     "extra_forbidden": "is not a field of this kind of task; take it out, or correct its name",
 }
-_FIELD = re.compile(r"tasks\.[\w.]+")
+_PLAIN_OF_ROUTES = {**_PLAIN, "extra_forbidden": "is not a field of a route; these are: when, route, reply"}
+_FIELD = re.compile(r"(?:tasks|routes)\.[\w.]+")
 #: What tomllib puts behind what it says of a file that is no TOML.
 _TOML_PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
@@ -43,25 +45,41 @@ class Fault:
         return f"{where}: {self.message}"
 
 
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """What is in order in one file: tasks by name, routes in their order; and all that is wrong."""
+
+    tasks: dict[str, Task]
+    routes: tuple[Route, ...]
+    faults: list[Fault]
+
+
+def parse_file(text: str, source: str) -> FileContent:
+    """The tasks and routes of one file. Raises ``ConfigError`` (tasks_invalid)."""
+    found = read_file(text)
+    if found.faults:
+        raise ConfigError(found.faults[0].told(source), code=ErrorCode.TASKS_INVALID)
+    return found
+
+
 def parse_tasks(text: str, source: str) -> dict[str, Task]:
     """The tasks of one file, by name. Raises ``ConfigError`` (tasks_invalid)."""
-    tasks, faults = read_tasks(text)
-    if faults:
-        raise ConfigError(faults[0].told(source), code=ErrorCode.TASKS_INVALID)
-    return tasks
+    return parse_file(text, source).tasks
 
 
-def read_tasks(text: str) -> tuple[dict[str, Task], list[Fault]]:
-    """The tasks of one file that are in order, by name, and all that is wrong with the others."""
+def read_file(text: str) -> FileContent:
+    """What is in order in one file, and all that is wrong with the rest."""
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also of numbers and nesting beyond what Python reads
         said = str(error)
         place = _TOML_PLACE.search(said)
-        return {}, [Fault("", int(place[1]) if place and place[1] else None, said)]
-    tables = document.get("tasks")
-    if not isinstance(tables, dict) or set(document) != {"tasks"}:
-        return {}, [Fault("", None, "the file must hold only [tasks.<name>] tables")]
+        return FileContent({}, (), [Fault("", int(place[1]) if place and place[1] else None, said)])
+    tables, rules = document.get("tasks", {}), document.get("routes", [])
+    lists = isinstance(tables, dict) and isinstance(rules, list) and len(rules) <= MAX_ROUTES
+    if not lists or not document or set(document) - {"tasks", "routes"}:
+        only = f"the file must hold only [tasks.<name>] tables, and up to {MAX_ROUTES} [[routes]]"
+        return FileContent({}, (), [Fault("", None, only)])
     tasks: dict[str, Task] = {}
     messages: list[str] = []
     for name, table in tables.items():
@@ -69,7 +87,13 @@ def read_tasks(text: str) -> tuple[dict[str, Task], list[Fault]]:
             tasks[name] = _parse_task(name, table)
         except _Wrong as wrong:
             messages += wrong.messages
-    return tasks, located(messages, text)
+    routes: list[Route] = []
+    for number, table in enumerate(rules):
+        try:
+            routes.append(Route.model_validate(table))
+        except ValidationError as error:
+            messages += _told(error, f"routes.{number}", _PLAIN_OF_ROUTES)
+    return FileContent(tasks, tuple(routes), located(messages, text))
 
 
 def located(messages: Iterable[str], text: str) -> list[Fault]:
@@ -100,10 +124,10 @@ def _parse_task(name: str, table: Any) -> Task:
     try:
         return KINDS[kind].model_validate({**table, "name": name})
     except ValidationError as error:
-        raise _Wrong(list(_told(error, where))) from None
+        raise _Wrong(list(_told(error, where, _PLAIN))) from None
 
 
-def _told(error: ValidationError, where: str) -> Iterator[str]:
+def _told(error: ValidationError, where: str, plain: dict[str, str]) -> Iterator[str]:
     for one in error.errors(include_url=False, include_input=False):
         if one["type"] == "value_error" and not one["loc"]:
             # The kinds' own checks name the field within the task, a line each.
@@ -112,7 +136,7 @@ def _told(error: ValidationError, where: str) -> Iterator[str]:
         else:
             path = () if one["loc"] == ("name",) else one["loc"]
             field = ".".join([where, *(_shown(str(part)) for part in path)])
-            yield f"{field}: {_PLAIN.get(one['type'], one['msg'])}"
+            yield f"{field}: {plain.get(one['type'], one['msg'].removeprefix('Value error, '))}"
 
 
 def _shown(name: str) -> str:

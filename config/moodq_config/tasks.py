@@ -12,10 +12,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 
 from moodq_config.contracts import NEEDS_DOCUMENTS, NEEDS_LABELS
 from moodq_config.errors import ConfigError, ErrorCode
+from moodq_config.routes import Route, Routes, unfit_routes
 from moodq_config.task_kinds import (
     LANGS,
     ChooseTask,
@@ -32,7 +34,7 @@ from moodq_config.task_kinds import (
     Task,
     WriteTask,
 )
-from moodq_config.task_loading import located, parse_tasks
+from moodq_config.task_loading import located, parse_file, parse_tasks
 
 __all__ = [
     "LANGS",
@@ -58,15 +60,16 @@ _IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 
 
 class TaskSet(Mapping[str, Task]):
-    """The tasks by name, checked as a whole. ``revision`` changes with any edit; sets of one revision are
-    equal."""
+    """The tasks by name, and the routes, checked as a whole. ``revision`` changes with any edit; sets of one
+    revision are equal."""
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, tasks: Mapping[str, Task], routes: tuple[Route, ...] = ()) -> None:
         self._tasks = dict(tasks)
-        for message in unfit(self._tasks):
+        self.routes = Routes(routes)
+        for message in chain(unfit(self._tasks), unfit_routes(routes, self._tasks)):
             raise ConfigError(message, code=ErrorCode.TASKS_INVALID)
         self._dumped = {name: task.model_dump_json() for name, task in sorted(self._tasks.items())}
-        self.revision = _digest(self._dumped.values())
+        self.revision = _digest([*self._dumped.values(), *(route.model_dump_json() for route in routes)])
         self._revisions = {
             name: _digest(self._dumped[other] for other in self._asked_by(name)) for name in self
         }
@@ -141,12 +144,15 @@ def load_tasks(overlay: Path | None = None, check: Callable[[TaskSet], None] | N
     """The shipped tasks, overlaid by the tasks of ``overlay``. ``check`` may raise ``ConfigError`` too, with
     the field first in its message. Raises ``ConfigError`` (tasks_invalid) naming file, line and field."""
     tasks = dict(shipped_tasks())
+    routes: tuple[Route, ...] = ()
     text = ""
     if overlay is not None:
         text = read_text(overlay)
-        tasks |= parse_tasks(text, str(overlay))
+        found = parse_file(text, str(overlay))
+        tasks |= found.tasks
+        routes = found.routes
     try:
-        checked = TaskSet(tasks)
+        checked = TaskSet(tasks, routes)
         if check is not None:
             check(checked)
     except ConfigError as error:

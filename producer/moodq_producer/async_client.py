@@ -29,6 +29,7 @@ from moodq_config.settings import Settings, server_url
 from moodq_producer.cancelling import CANCEL_SCRIPT, cancel_args, cancel_keys, was_cancelled
 from moodq_producer.client import DEFAULT_TASKS, FORGOTTEN_AT_ONCE, PIPELINE_JOBS, T
 from moodq_producer.connection import AWAY, block_s, close_async, connect_async, redis_errors, unreachable
+from moodq_producer.conversations import AsyncConversations
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.hub import Hub
@@ -144,6 +145,11 @@ class AsyncClient:
             job = self._maker.job(sent, queue, redis, context)
             await self._enqueue(redis, [job], on_full, full_timeout)
         return job.id
+
+    @property
+    def conversations(self) -> AsyncConversations:
+        """Conversations as people see them, over this client's connection."""
+        return AsyncConversations(self._connected, self.settings)
 
     def ticket(self, id: str) -> AsyncTicket:
         """The ticket of an item that was sent before, here or elsewhere."""

@@ -18,6 +18,7 @@ from moodq_config.names import INTERACTIVE, events_key, result_key
 from moodq_config.settings import Settings, server_url
 from moodq_producer.cancelling import CANCEL_SCRIPT, cancel_args, cancel_keys, was_cancelled
 from moodq_producer.connection import AWAY, block_s, close, connect, redis_errors, unreachable
+from moodq_producer.conversations import Conversations
 from moodq_producer.enqueue import ENQUEUE_SCRIPT, Admission, OnFull, QueuedJob, no_memory
 from moodq_producer.following import Event, Following
 from moodq_producer.jobs import Deadline, JobMaker, Source, chunks, deadline_text, settings_from
@@ -259,6 +260,11 @@ class Client:
         with self._errors():
             before: Any = self._cancel_script(keys=cancel_keys(id), args=args)
         return was_cancelled(parse_result(before, id) if before else None)
+
+    @property
+    def conversations(self) -> Conversations:
+        """Conversations as people see them, over this client's connection."""
+        return Conversations(self._redis, self.settings)
 
     def workers_alive(self) -> int:
         """How many workers have a living heartbeat."""

@@ -23,15 +23,21 @@ class _Token(BaseModel):
     text: str
 
 
+class _Route(BaseModel):
+    route: str
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """``kind`` says which fields count: ``labels`` by task, ``text`` made by ``task``, or ``result``."""
+    """``kind`` says which fields count: ``labels`` by task, the ``route`` by which a person gets it, ``text``
+    made by ``task``, or ``result``."""
 
-    kind: Literal["label", "token", "done"]
+    kind: Literal["label", "route", "token", "done"]
     labels: dict[str, Judgement] = field(default_factory=dict)
     task: str = ""
     text: str = ""
     result: Result | None = None
+    route: str = ""
 
 
 class Following:
@@ -83,6 +89,8 @@ def _event(fields: dict[bytes, bytes], id: str) -> Event | None:
     try:
         if kind == b"label":
             return Event("label", labels=_LABELS.validate_json(data))
+        if kind == b"route":
+            return Event("route", route=_Route.model_validate_json(data).route)
         if kind == b"token":
             token = _Token.model_validate_json(data)
             return Event("token", task=token.task, text=token.text)

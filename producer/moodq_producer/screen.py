@@ -43,6 +43,8 @@ def event_line(event: Event) -> str:
         return '{"event": "done", "result": ' + json_line(event.result) + "}"
     labels = {task: scores.model_dump() for task, scores in event.labels.items()}
     told = {"labels": labels} if event.kind == "label" else {"task": event.task, "text": event.text}
+    if event.kind == "route":
+        told = {"route": event.route}
     return printable_json(json.dumps({"event": event.kind, **told}, ensure_ascii=False))
 
 
@@ -51,6 +53,8 @@ def event_text(event: Event, told: Collection[str] = ()) -> str:
     tasks ``told`` have not said, and the time it took."""
     if event.kind == "label":
         return "".join(f"{printable(task)}: {_value(found)}\n" for task, found in event.labels.items())
+    if event.kind == "route":
+        return f"route: {printable(event.route)}\n"
     if event.kind == "token":
         return escaped(event.text, keep="\n")
     if event.result is None or event.result.error is not None:

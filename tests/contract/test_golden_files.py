@@ -14,6 +14,7 @@ import pytest
 from redis import Redis
 
 from moodq_config.contracts import ItemLimits, Result, job_payload, parse_item, payload_context, payload_items
+from moodq_config.conversations import Routed
 from moodq_config.names import JOB_FUNCTION
 from moodq_config.settings import load_settings
 from moodq_config.worker_info import WorkerInfo
@@ -76,3 +77,13 @@ WORKERS = sorted(GOLDEN.glob("worker_v1_*.json"))
 def test_what_a_worker_tells_of_itself_is_read_and_written_as_it_was(path: Path) -> None:
     info = WorkerInfo.model_validate_json(path.read_text("utf-8"))
     assert without_order(info.model_dump(mode="json", exclude_none=True)) == without_order(content(path))
+
+
+MESSAGES = sorted(GOLDEN.glob("routed_v1_*.json"))
+
+
+@pytest.mark.parametrize("path", MESSAGES, ids=lambda path: path.stem)
+def test_a_message_for_a_person_is_read_and_written_as_it_was(path: Path) -> None:
+    written = Routed.model_validate_json(path.read_bytes()).model_dump_json(exclude_none=True)
+    assert without_order(json.loads(written)) == without_order(content(path))
+    assert list(json.loads(written)) == list(content(path))

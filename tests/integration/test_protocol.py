@@ -16,11 +16,12 @@ from redis.connection import Connection
 
 from moodq_config.contracts import Result
 from moodq_config.errors import ErrorCode
+from moodq_producer import Client
 
 DOC = Path(__file__).parents[2] / "docs" / "protocol.md"
 BLOCK = re.compile(r"^```redis (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 JSON_BLOCK = re.compile(r"^```json\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-#: Codes of failures outside an item or a job: settings, start-up, a client's own.
+#: Codes of failures outside an item or a job: settings, start-up, a client's own, the gateway's.
 NOT_IN_RESULTS = {
     ErrorCode.CONFIG_INVALID,
     ErrorCode.TASKS_INVALID,
@@ -35,6 +36,14 @@ NOT_IN_RESULTS = {
     ErrorCode.MODEL_INVALID,
     ErrorCode.MODEL_DOWNLOAD,
     ErrorCode.WARM_UP_FAILED,
+    ErrorCode.UNAUTHORIZED,
+    ErrorCode.NOT_FOUND,
+    ErrorCode.METHOD_NOT_ALLOWED,
+    ErrorCode.BODY_TOO_LARGE,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    ErrorCode.CALLBACK_REFUSED,
+    ErrorCode.TOO_MANY_OPEN,
+    ErrorCode.NO_WORKER,
 }
 
 
@@ -192,3 +201,28 @@ def test_every_code_a_result_can_have_is_in_the_table_of_the_page() -> None:
 def test_the_results_on_the_page_are_results() -> None:
     examples = JSON_BLOCK.findall(DOC.read_text("utf-8"))
     assert [Result.model_validate_json(example).status for example in examples] == ["done", "failed"]
+
+
+def test_a_person_answers_with_the_commands_of_the_page(
+    wire: Wire, start_fake_worker: Callable[..., Any], tmp_path: Path
+) -> None:
+    routes = tmp_path / "routes.toml"
+    routes.write_text('[[routes]]\nwhen = "sentiment is negative"\nroute = "human"\n', "utf-8")
+    start_fake_worker(MOODQ_TASKS_FILE=str(routes))
+    with Client(url_of(wire)) as client:
+        client.submit("hello", ["reply"], conversation="c").wait(30)
+        assert wire.run("take-over", ID="c", NOW=now())[-1][0] == b"OK"
+        silent = client.submit("hello", ["reply"], conversation="c").wait(30)
+        assert silent.silenced == {"reply": "taken_over"}
+        turns, *_, done = wire.run("say", ID="c", NOW=now())
+        assert [json.loads(turn)["role"] for turn in turns] == ["user", "assistant", "user"]
+        assert done[0] == 4
+        assert client.conversations.show("c").turns[-1].by == "Ann"
+        assert wire.run("release", ID="c") == [1]
+        client.submit("so bad", ["sentiment"], id="angry").wait(30)
+        (message,) = wire.run("next-routed")
+        assert json.loads(message)["id"] == "angry"
+
+
+def url_of(wire: Wire) -> str:
+    return f"redis://127.0.0.1:{wire._connection.port}/0"

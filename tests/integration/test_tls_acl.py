@@ -33,7 +33,7 @@ StartFakeWorker = Callable[..., Any]
 
 USERS = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl"
 FOLLOW_PAGE = Path(__file__).parents[2] / "docs" / "follow.md"
-ROLES = ("ADMIN", "WORKER", "PRODUCER", "SHOP", "METRICS")
+ROLES = ("ADMIN", "WORKER", "PRODUCER", "SHOP", "METRICS", "DESK")
 START_S = 30.0
 RESULT_S = 30.0
 
@@ -228,6 +228,28 @@ def test_producer_worker_and_metrics_do_all_their_work_as_their_users(
     assert (code, errors) == (0, "")
     assert 'moodq_queue_abandoned_jobs{queue="interactive"} 0.0' in output
     assert 'moodq_job_cost_seconds{queue="interactive"}' in output
+    assert refusals(connection) == []
+
+
+def test_people_at_the_desk_answer_in_conversations_and_take_routed_messages(
+    secured: Secured, connection: Any, start_fake_worker: StartFakeWorker, tmp_path: Path
+) -> None:
+    routes = tmp_path / "routes.toml"
+    routes.write_text('[[routes]]\nwhen = "sentiment is negative"\nroute = "human"\n', "utf-8")
+    start_fake_worker(
+        **secured.env, MOODQ_REDIS_URL=secured.url("moodq-worker"), MOODQ_TASKS_FILE=str(routes)
+    )
+    with Client(secured.settings("moodq-producer")) as client, Client(secured.settings("moodq-desk")) as desk:
+        people = desk.conversations
+        client.submit("hello", ["reply"], id="1", conversation="c").wait(RESULT_S)
+        people.take_over("c", by="Ann")
+        people.say("c", "I am Ann.", by="Ann")
+        silent = client.submit("hello", ["reply"], id="2", conversation="c").wait(RESULT_S)
+        assert silent.silenced == {"reply": "taken_over"}
+        assert [turn.role for turn in people.show("c").turns] == ["user", "assistant", "person", "user"]
+        assert people.release("c")
+        client.submit("so bad", ["sentiment"], id="3").wait(RESULT_S)
+        assert people.next_routed("human", timeout=RESULT_S) is not None
     assert refusals(connection) == []
 
 
@@ -454,6 +476,14 @@ def test_a_producer_cannot_answer_for_another_through_the_worker(
         ("moodq-metrics", ("EVAL", "return 1", 0)),
         ("moodq-metrics", ("CONFIG", "GET", "*")),
         ("moodq-producer", ("LPOP", "rq:queue:interactive")),
+        ("moodq-producer", ("LRANGE", "moodq:conversation:a", 0, -1)),
+        ("moodq-producer", ("SET", "moodq:takeover:a", "x")),
+        ("moodq-producer", ("LPOP", "moodq:route:human")),
+        ("moodq-desk", ("GET", "moodq:result:a")),
+        ("moodq-desk", ("XREAD", "STREAMS", "moodq:events:a", "0-0")),
+        ("moodq-desk", ("RPUSH", "rq:queue:interactive", "a")),
+        ("moodq-desk", ("PUBLISH", "moodq:cancel", "a")),
+        ("moodq-desk", ("KEYS", "*")),
         ("moodq-producer", ("RPUSH", "rq:queue:shop", "a")),
         ("moodq-producer", ("SET", "moodq:result:a", "x")),
         ("moodq-producer", ("FLUSHALL",)),

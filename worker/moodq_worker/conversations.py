@@ -12,7 +12,7 @@ from typing import Any
 from redis.client import Pipeline
 
 from moodq_config.conversations import ConversationLimits, Turn, read_turns
-from moodq_config.names import conversation_key
+from moodq_config.names import conversation_key, takeover_key
 from moodq_worker.items import Item
 
 #: Tokens a chat template puts around each turn.
@@ -28,25 +28,40 @@ class Conversations:
 
     @staticmethod
     def of(items: Sequence[Item]) -> dict[str, list[Item]]:
-        """Those of ``items`` that answer in a conversation, by its id."""
+        """Those of ``items`` that answer in a conversation, or that rules may send to a person, by its id."""
         found: dict[str, list[Item]] = {}
         for item in items:
-            if item.conversation is not None and item.error is None and item.answering:
+            if item.conversation is not None and item.error is None and (item.answering or item.tasks.routes):
                 found.setdefault(item.conversation, []).append(item)
         return found
 
     def ask(self, pipe: Pipeline, conversations: dict[str, list[Item]]) -> None:
         """Queue the look-up of all of them; its answers are for ``take``."""
+        if conversations:
+            pipe.mget(map(takeover_key, conversations))
         for id in conversations:
             pipe.lrange(conversation_key(id), -self._turns, -1)
 
     @staticmethod
     def take(conversations: dict[str, list[Item]], answers: Sequence[Any]) -> None:
-        """Tell every item what was said. What is no list holds no conversation."""
-        for items, values in zip(conversations.values(), answers, strict=True):
+        """Tell every item what was said, and whether a person answers. What is no list holds no
+        conversation."""
+        if not conversations:
+            return
+        takeovers, *lists = answers
+        for items, taken_over, values in zip(conversations.values(), takeovers, lists, strict=True):
             said = read_turns(values) if isinstance(values, list) else ()
             for item in items:
                 item.said = said
+                if taken_over is not None:
+                    item.taken_over = True
+                    item.silence("taken_over")
+                    item.plan_again()
+
+    @staticmethod
+    def replies(conversations: dict[str, list[Item]]) -> int:
+        """How many answers ``ask`` leads to."""
+        return len(conversations) + 1 if conversations else 0
 
     def encode(self, items: Sequence[Item], encode: Callable[[Sequence[str]], list[list[int]]]) -> None:
         """The tokens of what their prompts get: the latest turns, from a customer's message on."""

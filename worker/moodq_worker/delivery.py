@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from moodq_config.answers import Answer
 from moodq_config.contracts import ModelRef, Result, ResultStatus, Timings
+from moodq_config.conversations import Routed, written
 from moodq_config.errors import NEVER_RETRIED, TO_LOOK_AT, ErrorCode, MoodqError
 from moodq_config.names import events_key
 from moodq_worker.finishing import Finisher
@@ -30,6 +31,7 @@ from moodq_worker.items import Item, Job
 from moodq_worker.job_log import JobLog
 from moodq_worker.metrics import Metrics
 from moodq_worker.result_cache import ResultCache
+from moodq_worker.route_lists import RouteLists
 from moodq_worker.rq_finish import WrittenResult
 from moodq_worker.rq_worker import BatchWorker
 from moodq_worker.tally import count_round
@@ -68,6 +70,7 @@ class Delivery:
         metrics: Metrics,
         terms: Terms,
         cache: ResultCache,
+        routes: RouteLists,
         *,
         finished: Callable[[Job], None],
         job_log: JobLog,
@@ -78,12 +81,14 @@ class Delivery:
         self._metrics = metrics
         self._terms = terms
         self._cache = cache
+        self._routes = routes
         self._finished = finished
         self._job_log = job_log
         self._tracing = tracing
         self._items: list[Item] = []
         self._jobs: list[Job] = []
         self._events: list[tuple[Item, str, dict[str, Any]]] = []
+        self._messages: list[Routed] = []
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
@@ -114,6 +119,15 @@ class Delivery:
                 self._events.append((item, event, data))
                 self._wake.notify()
 
+    def route(self, item: Item) -> None:
+        """Send ``item`` to the person that its route leads to, and tell whoever follows it. Best effort: the
+        result brings it again."""
+        if (message := item.message()) is not None:
+            with self._wake:
+                self._messages.append(message)
+                self._wake.notify()
+            self.publish(item, "route", {"route": message.route, "reply": message.reply})
+
     def close(self, timeout_s: float) -> bool:
         """Write what is left and stop; False when Redis did not take it in time."""
         with self._wake:
@@ -125,14 +139,16 @@ class Delivery:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._items or self._jobs or self._events or self._closing):
+                while not (self._items or self._jobs or self._events or self._messages or self._closing):
                     self._wake.wait()
                 items, self._items = self._items, []
                 jobs, self._jobs = self._jobs, []
                 events, self._events = self._events, []
-                if not items and not jobs and not events:
+                messages, self._messages = self._messages, []
+                if not items and not jobs and not events and not messages:
                     return
             self._write_events(events)
+            self._write_messages(messages)
             if items or jobs:
                 self._persist(items, jobs)
 
@@ -203,6 +219,14 @@ class Delivery:
         except RedisError as error:
             log.warning("%d events not published: %s", len(events), error)
 
+    def _write_messages(self, messages: list[Routed]) -> None:
+        if not messages:
+            return
+        try:
+            self._routes.push([(one.id, one.route, written(one)) for one in messages])
+        except RedisError as error:
+            log.warning("%d messages for people come with their results: %s", len(messages), error)
+
     def _written(self, item: Item, timings: Timings, finished_at: str) -> WrittenResult:
         failed = item.error is not None
         result = Result(
@@ -221,6 +245,8 @@ class Delivery:
             revisions=None if failed else item.revisions,
             made_by=None if failed else item.made_elsewhere,
             trace=item.trace_id,
+            silenced=None if failed else item.silenced,
+            route=None if failed or item.route is None else item.route.route,
         )
         turns = () if failed else tuple(item.turns(finished_at))
         return WrittenResult(
@@ -229,6 +255,7 @@ class Delivery:
             item.job.claim,
             item.conversation if turns else None,
             turns,
+            None if failed else item.message(),
         )
 
     def _will_retry(self, item: Item) -> bool:

@@ -294,8 +294,8 @@ class Intake:
                 self._conversations.ask(pipe, talking)
             # A conversation may be of a type that no command of ours finds there.
             replies = pipe.execute(raise_on_error=not talking)
-        stored, revision, *answers = _sound(replies[: len(replies) - len(talking)])
-        self._conversations.take(talking, replies[len(replies) - len(talking) :])
+        others = len(replies) - self._conversations.replies(talking)
+        stored, revision, *answers = _sound(replies[:others])
         self._pins.refresh(revision)
         for item in items:
             if item.error is None:
@@ -311,6 +311,7 @@ class Intake:
                 ):
                     item.know(task, answer, kind_of(item.tasks[task]))
                     item.plan_again()
+        self._conversations.take(talking, replies[others:])
         for item, value in zip(items, stored, strict=True):
             outcome, message = ("", "") if value is None else _outcome(value)
             if outcome == "done":

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from moodq_config.answers import Answer, ChosenLabel, GeneratedText, Judgement, LabelScores, Writing
-from moodq_config.contracts import Cut, ItemError, MadeBy, RequestItem, Timings, Truncated
-from moodq_config.conversations import Turn
+from moodq_config.contracts import Cut, ItemError, MadeBy, RequestItem, Silence, Timings, Truncated
+from moodq_config.conversations import Routed, Turn
 from moodq_config.errors import ErrorCode, MoodqError
+from moodq_config.routes import Route
 from moodq_config.tasks import ChooseTask, GenerateTask, JudgeTask, Lang, Task, TaskSet
 from moodq_worker.result_cache import Kind
 from moodq_worker.rq_claim import Claim
@@ -106,6 +107,11 @@ class Item:
     history: tuple[Sequence[int], ...] = ()
     trace_id: str | None = None
     trace: Trace | None = None  # its own, or its job's
+    silenced: dict[str, Silence] | None = None  # tasks that do not answer the customer
+    taken_over: bool = False  # a person answers in its conversation
+    route: Route | None = None
+    settled: bool = False  # its labels are known, and the rules have been asked
+    pushed: bool = False  # its route has it before its result is there
     key: int = field(default_factory=_keys.__next__)
 
     def over(self) -> bool:
@@ -133,6 +139,49 @@ class Item:
         """The tokens of what was said before that the task it is about to be written by may know."""
         return self.history if self.history and _answers(self.tasks[self.generates_todo[0]]) else ()
 
+    def settle(self) -> None:
+        """Its labels are known: by the rules a person gets it, unless one answers there already; and the
+        model says nothing where a person does."""
+        if not self.settled:
+            self.settled = True
+            if self.tasks.routes and not self.taken_over:
+                self.route = self.tasks.routes.of(self.scores)
+        if self.taken_over:
+            self.silence("taken_over")
+        elif self.route is not None and not self.route.reply:
+            self.silence("route")
+
+    def silence(self, why: Silence) -> None:
+        """Leave out what is still to be said to the customer."""
+        unsaid = [name for name in self.generates_todo if _answers(self.tasks[name])]
+        if unsaid:
+            self.generates_todo = [name for name in self.generates_todo if name not in unsaid]
+            self.silenced = dict.fromkeys(unsaid, why)
+            self.shown = 0
+
+    @property
+    def sent_at(self) -> str:
+        """When the message was sent, in ISO 8601."""
+        return datetime.fromtimestamp(self.clock.enqueued_at, UTC).isoformat(timespec="microseconds")
+
+    def message(self) -> Routed | None:
+        """What its route gets."""
+        if self.route is None or self.request is None:
+            return None
+        named = self.tasks.routes.tasks(self.route)
+        return Routed(
+            id=self.id,
+            route=self.route.route,
+            text=self.text,
+            lang=self.lang,
+            results={name: self.scores[name] for name in named if name in self.scores},
+            reply=self.route.reply,
+            conversation=self.conversation,
+            turns=self.said,
+            metadata=self.request.metadata,
+            at=self.sent_at,
+        )
+
     def turns(self, written_at: str) -> list[Turn]:
         """What it adds to its conversation, when its result is written at ``written_at``."""
         if self.conversation is None or not self.answering:
@@ -142,7 +191,7 @@ class Item:
             for name, found in self.scores.items()
             if isinstance(found, LabelScores | ChosenLabel) and name in self.results
         }
-        sent_at = datetime.fromtimestamp(self.clock.enqueued_at, UTC).isoformat(timespec="microseconds")
+        sent_at = self.sent_at
         said = [Turn(role="user", text=self.text, at=sent_at, item=self.id, labels=labels or None)]
         for name in self.answering:
             answer = self.texts.get(name)
@@ -211,8 +260,9 @@ class Item:
         self.made_by[task] = made_by
         self.cached.pop(task, None)
         if isinstance(answer, GeneratedText):
-            self.generates_todo.remove(task)
-            self.texts[task] = answer
+            if task in self.generates_todo:  # else a person answers by now
+                self.generates_todo.remove(task)
+                self.texts[task] = answer
             return
         if task in self.labels_todo:
             self.labels_todo.remove(task)

@@ -88,7 +88,7 @@ class Loop:
             hand_off.answered = self._answered
         self._answers_wait = False
         self._inbox: deque[Job] = deque()
-        self._unwanted: deque[tuple[str, str]] = deque()  # "item" or "job", and its id
+        self._unwanted: deque[tuple[str, str]] = deque()  # "item", "job" or "conversation", and its id
         self._edits: deque[TaskSet] = deque()
         self._retiring = False
         self._ended: list[Item] = []
@@ -142,6 +142,10 @@ class Loop:
     def stop_job(self, job_id: str) -> None:
         """Do nothing more for the items of a job in hand."""
         self._unwanted.append(("job", job_id))
+
+    def take_over(self, conversation: str) -> None:
+        """Answer no more in a conversation: a person does."""
+        self._unwanted.append(("conversation", conversation))
 
     def use_tasks(self, tasks: TaskSet) -> None:
         """These definitions are in force from now on; what is in hand is finished by those it was read by."""
@@ -238,9 +242,22 @@ class Loop:
     def _drop(self, kind: str, id: str) -> None:
         for job in list(self._jobs.values()):
             for item in list(job.items):
-                if (item.id if kind == "item" else job.id) == id:
+                if kind == "conversation":
+                    if item.conversation == id and item.error is None:
+                        self._take_over(item)
+                elif (item.id if kind == "item" else job.id) == id:
                     item.cancel()
                     self._replies.drop(item)  # elsewhere it is found to be over
+
+    def _take_over(self, item: Item) -> None:
+        """A person answers from now on. What waits for labels hears of it when it has them: texts that share
+        a label know each other by what is still to be done for them."""
+        item.taken_over = True
+        if not item.labels_todo:
+            answering = item.generates_todo[:1]
+            item.settle()
+            if item.generates_todo[:1] != answering:
+                self._replies.drop(item)
 
     def _between_layers(self) -> None:
         self._timer.check()
@@ -295,12 +312,14 @@ class Loop:
             pass
         elif item.labels_todo:
             self._labels.add(item)
-        elif item.generates_todo:
-            if item.generates_todo[0] not in item.handed_over:
-                self._tell_labels(item)
-            self._replies.add(item)
         else:
-            self._ended.append(item)
+            item.settle()
+            if item.generates_todo:
+                if item.generates_todo[0] not in item.handed_over:
+                    self._tell_labels(item)
+                self._replies.add(item)
+            else:
+                self._ended.append(item)
 
     def _handed_over(self, item: Item) -> bool:
         """Whether the endpoint is asked next, from which ``item`` comes back to its next stage."""
@@ -311,6 +330,9 @@ class Loop:
                 self._ended.append(item)
                 return True
             if name in item.generates_todo:
+                item.settle()
+                if name not in item.generates_todo:
+                    continue
                 self._tell_labels(item)
             if self._hand_off.send(item, name):
                 return True
@@ -320,6 +342,9 @@ class Loop:
         labels = {name: found.model_dump() for name, found in item.scores.items() if name in item.results}
         if labels:
             self._out().publish(item, "label", labels)
+        if item.route is not None and not item.pushed:
+            item.pushed = True
+            self._out().route(item)
 
     def _engine_failed(self, item: Item, error: Exception) -> None:
         log.error("item %s: the engine failed: %s", item.id, type(error).__name__, exc_info=error)

@@ -91,7 +91,9 @@ class Metrics:
         self.generation_tokens = counter("generation_tokens", "Tokens generated")
         self.prefix_queries = counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache")
         self.prefix_hits = counter("prefix_cache_hits", "Prompt tokens found in the prefix cache")
-        self.items = counter("items", "Items by outcome (done, failed) and code", ("task", "outcome", "code"))
+        self.items = counter(
+            "items", "Items by outcome (done, silenced, failed) and code", ("task", "outcome", "code")
+        )
         self.jobs = counter(
             "jobs", "Jobs by outcome: done, failed, retried, taken_over", ("queue", "outcome")
         )
@@ -99,6 +101,7 @@ class Metrics:
             "job_attempts", "How often an ended job had been started", ("queue",), ATTEMPT_BUCKETS
         )
         self.labels = counter("labels", "Labels given", ("task", "label"))
+        self.routed = counter("routed", "Messages that a rule has sent to people", ("route",))
         self.confidence = histogram(
             "label_confidence", "Probability of the label given", by_task, CONFIDENCE_BUCKETS
         )

@@ -114,7 +114,7 @@ class ReplyStage:
         waiting = self._waiting[self._turns.choose(busy) if len(busy) > 1 else busy[0]]
         while waiting:
             item = waiting[0]
-            if item.over():
+            if item.over() or not item.generates_todo:
                 self._next_stage(waiting.popleft())
                 continue
             if len(self._running) + len(admitted) >= self._max_replies or (
@@ -133,7 +133,7 @@ class ReplyStage:
     def _wanted(self, items: list[Item]) -> list[Item]:
         wanted = []
         for item in items:
-            if item.over():
+            if item.over() or not item.generates_todo:
                 self._next_stage(item)
             else:
                 wanted.append(item)

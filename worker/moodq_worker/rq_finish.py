@@ -21,9 +21,10 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.worker.base import WorkerStatus
 
-from moodq_config.conversations import JOIN_LUA, ConversationLimits, Turn, mark, written
+from moodq_config.conversations import JOIN_LUA, ConversationLimits, Routed, Turn, mark, written
 from moodq_config.errors import ErrorCode
 from moodq_config.names import conversation_key, events_key, result_key
+from moodq_worker.route_lists import PUSH_LUA, ROUTE_CONF
 from moodq_worker.rq_claim import Claim
 from moodq_worker.rq_scripts import PRELUDE
 
@@ -36,9 +37,10 @@ _PROBE = "a-job-id"
 
 # KEYS: started and finished registry of each queue in turn, then the worker's hash and its executions.
 # ARGV: conf; the number of jobs, and of each the number of its queue, its id and its execution's; the number
-# of results, and of each the number of its job, its item's id and its body; the number of results with
-# turns, and of each its number, its conversation, its mark (``conversations.mark``), the number of its turns
-# and those; then of each job that ends its number, its TTL, the number of words of its RQ result and of the
+# of results, and of each the number of its job, its item's id and its body; the number of results with turns,
+# and of each its number, its conversation, its mark (``conversations.mark``), the number of its turns and
+# those; the number of results with a message for a route, and of each its number, its item, the route and the
+# message; then of each job that ends its number, its TTL, the number of words of its RQ result and of the
 # fields of its hash, and those words.
 # Returns an ``End`` for each of the latter.
 _FINISH = """
@@ -97,9 +99,18 @@ for _ = 1, talks do
   local turns_to = turns_from + tonumber(ARGV[place + 3]) - 1
   if written[tonumber(ARGV[place]) + 1] then
     local turns = {unpack(ARGV, turns_from, turns_to)}
-    join_conversation(conf.conversation .. ARGV[place + 1], ARGV[place + 2], turns, conf.conversation_limits)
+    join_conversation(conf.conversation .. ARGV[place + 1], ARGV[place + 2], turns, conf.limits)
   end
   place = turns_to + 1
+end
+
+local messages = tonumber(ARGV[place])
+place = place + 1
+for _ = 1, messages do
+  if written[tonumber(ARGV[place]) + 1] then
+    push_to_route(ARGV[place + 1], ARGV[place + 2], ARGV[place + 3], conf.result_ttl)
+  end
+  place = place + 4
 end
 
 local ends, finished = {}, 0
@@ -151,13 +162,15 @@ class End(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class WrittenResult:
-    """One item's id, its result as JSON, the job it came with, and the turns that join its conversation."""
+    """One item's id, its result as JSON, the job it came with, and what goes with it: the turns that join
+    its conversation, the message for its route."""
 
     id: str
     body: bytes
     claim: Claim
     conversation: str | None = None
     turns: tuple[Turn, ...] = ()
+    routed: Routed | None = None
 
 
 class FinishScript:
@@ -172,7 +185,7 @@ class FinishScript:
         max_events: int,
         conversations: ConversationLimits | None = None,
     ) -> None:
-        self._script = connection.register_script(PRELUDE + JOIN_LUA + _FINISH)
+        self._script = connection.register_script(PRELUDE + JOIN_LUA + PUSH_LUA + _FINISH)
         probe = Job(_PROBE, connection)
         self._conf = conf | {
             "result_ttl": result_ttl_s,
@@ -180,7 +193,8 @@ class FinishScript:
             "item_result": result_key(""),
             "item_events": events_key(""),
             "conversation": conversation_key(""),
-            "conversation_limits": (conversations or ConversationLimits()).as_dict(),
+            "limits": (conversations or ConversationLimits()).as_dict(),
+            **ROUTE_CONF,
             "results": cast("Any", Result).get_key(""),
             "dependents": probe.dependents_key.split(_PROBE),
             "dependencies": probe.dependencies_key.split(_PROBE),
@@ -222,6 +236,10 @@ class FinishScript:
         words.append(len(talking))
         for index, one in talking:
             words += (index, one.conversation, mark(one.id), len(one.turns), *map(written, one.turns))
+        messages = [(index, one.routed) for index, one in enumerate(results) if one.routed is not None]
+        words.append(len(messages))
+        for index, message in messages:
+            words += (index, message.id, message.route, written(message))
         working_s = 0.0
         for claim, value in jobs:
             job, execution = claim.job, claim.execution

@@ -24,7 +24,7 @@ from rq.utils import as_text, now, utcparse
 from rq.worker.base import BaseWorker, WorkerStatus
 
 from moodq_config.errors import ConfigError, MoodqError
-from moodq_config.names import ATTEMPTS_FIELD, CANCEL_CHANNEL, FAILURE_FIELD
+from moodq_config.names import ATTEMPTS_FIELD, CANCEL_CHANNEL, FAILURE_FIELD, TAKEOVER_CHANNEL
 from moodq_worker.rq_failed import note_failure
 from moodq_worker.rq_job import MoodqJob
 from moodq_worker.rq_scripts import lease_ttl
@@ -38,13 +38,15 @@ RQ_LOGGERS = ("rq.worker", "rq.job", "rq.queue", "rq.registry")
 
 class HookedWorker(BaseWorker):
     """Called from another thread: ``on_shutdown`` when RQ's ``shutdown`` command arrives, ``on_stop_job``
-    with the job's id for ``stop-job``, ``on_cancel`` with the id of an item that somebody cancelled."""
+    with the job's id for ``stop-job``, ``on_cancel`` with the id of an item that somebody cancelled,
+    ``on_takeover`` with that of a conversation in which a person answers from now on."""
 
     log_result_lifespan = False
     job_class = MoodqJob
     on_shutdown: Callable[[], None] | None = None
     on_stop_job: Callable[[str], None] | None = None
     on_cancel: Callable[[str], None] | None = None
+    on_takeover: Callable[[str], None] | None = None
     lease_s: float = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -135,7 +137,11 @@ class HookedWorker(BaseWorker):
     def subscribe(self) -> None:
         pubsub = PubSub(self.connection.connection_pool)
         pubsub.subscribe(
-            **{self.pubsub_channel_name: self.handle_payload, CANCEL_CHANNEL: self.handle_cancel}
+            **{
+                self.pubsub_channel_name: self.handle_payload,
+                CANCEL_CHANNEL: self.handle_cancel,
+                TAKEOVER_CHANNEL: self.handle_takeover,
+            }
         )
         self._commands = pubsub.run_in_thread(
             sleep_time=0.2, daemon=True, exception_handler=self._pubsub_exception_handler
@@ -167,6 +173,11 @@ class HookedWorker(BaseWorker):
         """An item's id; whoever has it in hand does nothing more for it."""
         if self.on_cancel is not None:
             self.on_cancel(message["data"].decode("utf-8", "replace"))
+
+    def handle_takeover(self, message: Any) -> None:
+        """A conversation's id; replies of it that are under way are left."""
+        if self.on_takeover is not None:
+            self.on_takeover(message["data"].decode("utf-8", "replace"))
 
     def _pubsub_exception_handler(self, exc: BaseException, pubsub: Any, pubsub_thread: Any) -> None:
         if not isinstance(exc, Exception):

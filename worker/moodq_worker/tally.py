@@ -24,19 +24,21 @@ def count_round(metrics: Metrics, items: Sequence[Item], timings: Sequence[Timin
     for item, spent in zip(items, timings, strict=True):
         if item.told:
             continue
+        if item.route is not None and item.error is None:
+            metrics.routed.labels(item.route.route).inc()
         if item.error is not None:
-            outcome, code = "failed", str(item.error.code)
+            code, ended = str(item.error.code), "failed"
             tasks: Iterable[str] = list(item.results) or ["none"]
         else:
-            outcome, code = "done", ""
+            code, ended = "", "done"
             tasks = item.request.tasks if item.request is not None else ()
+        silenced = item.silenced if item.error is None and item.silenced else ()
+        trace_id = item.shown_trace
         for task in tasks:
-            outcomes[item.queue, task, outcome, code].append(spent)
-        if (trace_id := item.shown_trace) is not None:
-            for task in tasks:
-                key = item.queue, task, outcome, code
-                if key not in slowest or spent.total > slowest[key][0].total:
-                    slowest[key] = spent, trace_id
+            key = item.queue, task, "silenced" if task in silenced else ended, code
+            outcomes[key].append(spent)
+            if trace_id is not None and (key not in slowest or spent.total > slowest[key][0].total):
+                slowest[key] = spent, trace_id
         for task, found in item.scores.items():
             if isinstance(found, LabelScores):
                 confidences[task].append(found.probability)

@@ -54,6 +54,7 @@ from moodq_worker.pace import Pace
 from moodq_worker.pins import Pins
 from moodq_worker.queue_metrics import QueueCollector
 from moodq_worker.result_cache import ResultCache
+from moodq_worker.route_lists import RouteLists
 from moodq_worker.rq_job import JobLimits
 from moodq_worker.rq_schedule import Scheduler
 from moodq_worker.rq_worker import BatchWorker
@@ -210,8 +211,11 @@ class Worker:
             settings.max_retry_backoff_s,
         )
         job_log = JobLog(jobs_logged(settings), worker=name, model=engine.info.ref)
+        routes = RouteLists(
+            self._connection, ConversationLimits.of(settings), marked_for_s=settings.result_ttl_s
+        )
         loop.delivery = delivery = Delivery(
-            rq, self._metrics, terms, cache, finished=finished, job_log=job_log, tracing=tracing
+            rq, self._metrics, terms, cache, routes, finished=finished, job_log=job_log, tracing=tracing
         )
 
         heartbeat = Heartbeat(
@@ -234,6 +238,7 @@ class Worker:
         threading.excepthook = _end_process
         scheduler = Scheduler(rq.move_due)
         rq.on_shutdown, rq.on_stop_job, rq.on_cancel = drain, loop.stop_job, loop.cancel
+        rq.on_takeover = loop.take_over
         self._on_signals(drain, self._put_back_now)
         _settle_garbage_collector()
         rq.start()

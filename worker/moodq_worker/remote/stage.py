@@ -130,7 +130,8 @@ class HandOff:
             written = None
             if answer is not None and item.error is None:
                 item.take_remote(name, answer, self._made_by)
-                written = answer.text if isinstance(answer, GeneratedText) else None
+                taken = isinstance(answer, GeneratedText) and item.texts.get(name) is answer
+                written = answer.text if isinstance(answer, GeneratedText) and taken else None
             back.append((item, name, written))
         return back
 
