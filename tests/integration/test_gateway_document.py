@@ -75,7 +75,7 @@ async def test_the_answers_shown_have_the_shape_of_real_ones(gateway: httpx.Asyn
     status = (await gateway.get("/v1/status")).json()
     [live] = schemas["Status"]["examples"]
     assert set(live) == set(status)
-    assert shape(live["queues"]) == shape(status["queues"])
+    assert set(live["queues"][0]) == set(status["queues"][0])
 
 
 async def test_the_id_of_a_request_is_in_the_workers_line_of_its_job(

@@ -55,7 +55,7 @@ class Status(BaseModel):
             "examples": [
                 {
                     "workers": 1,
-                    "queues": [{"name": "interactive", "length": 0, "oldest_age_s": None}],
+                    "queues": [{"name": "interactive", "length": 3, "oldest_age_s": 0.42}],
                     "items_per_s": 12.5,
                     "labels": {"sentiment": {"positive": 210, "negative": 97}},
                     "model": {"id": "qwen2.5-coder-0.5b-instruct", "revision": "1", "precision": "bf16"},
