@@ -9,8 +9,8 @@ from collections.abc import Sequence
 #: The only function a worker runs. It is a name in a registry, not an import path: nothing is imported.
 JOB_FUNCTION = "moodq.run"
 
-#: What a worker process calls itself in logs and traces (``service.name``), and a command of a producer.
-WORKER_SERVICE, PRODUCER_SERVICE = "moodq-worker", "moodq"
+#: What processes call themselves in logs and traces (``service.name``).
+WORKER_SERVICE, GATEWAY_SERVICE, PRODUCER_SERVICE = "moodq-worker", "moodq-gateway", "moodq"
 
 INTERACTIVE = "interactive"
 BULK = "bulk"

@@ -139,14 +139,15 @@ class Client:
         items: Sequence[RequestItem],
         *,
         queue: str = INTERACTIVE,
+        traceparent: str | None = None,
         request_id: str | None = None,
         on_full: OnFull | None = None,
         full_timeout: float | None = None,
     ) -> str:
-        """Enqueue items that ``item`` gave as one job; returns its id. ``request_id`` is for the worker's
-        log. Raises what ``submit`` raises."""
+        """Enqueue items that ``item`` gave as one job; returns its id. ``traceparent`` is the
+        context of those that bring none. Raises what ``submit`` raises."""
         self._maker.check_queue(queue)
-        with sending(queue, [list(items)], request_id) as [(sent, context)]:
+        with sending(queue, [list(items)], request_id, traceparent) as [(sent, context)]:
             job = self._maker.job(sent, queue, self._redis, context)
             self._enqueue([job], on_full, full_timeout)
         return job.id

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from moodq_config.contracts import RequestItem
 from moodq_config.otel import context_of, span_context
-from moodq_config.trace_context import NO_CONTEXT, JobContext, traceparent
+from moodq_config.trace_context import NO_CONTEXT, JobContext, traceparent, usable_traceparent
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -24,19 +24,25 @@ Sent = tuple[list[RequestItem], JobContext]
 
 @contextmanager
 def sending(
-    queue: str, chunks: Sequence[list[RequestItem]], request_id: str | None = None
+    queue: str,
+    chunks: Sequence[list[RequestItem]],
+    request_id: str | None = None,
+    parent: str | None = None,
 ) -> Iterator[list[Sent]]:
     """A span for each of ``chunks``, which is sent as a job, until the end of the ``with``; gives the items
-    and the context of each job. The context of a single item goes over to its job's."""
+    and the context of each job. The context of a single item goes over to its job's. ``parent``
+    is the traceparent that the sending itself goes on with, if it is not the span around the call."""
+    parent = usable_traceparent(parent)
     api = _set_up()
     if api is None:
-        context = NO_CONTEXT if request_id is None else JobContext(request_id=request_id)
+        known = request_id is not None or parent is not None
+        context = JobContext(parent, request_id) if known else NO_CONTEXT
         yield [(items, context) for items in chunks]
         return
     spans: list[Span] = []
     sent: list[Sent] = []
     for items in chunks:
-        span = _start(api, queue, items)
+        span = _start(api, queue, items, parent)
         spans.append(span)
         context = JobContext(_traceparent(span), request_id)
         if len(items) == 1 and context.traceparent is not None:
@@ -60,12 +66,14 @@ def _set_up() -> Any:
     return None if api is None or isinstance(api.get_tracer_provider(), api.ProxyTracerProvider) else api
 
 
-def _start(api: Any, queue: str, items: Sequence[RequestItem]) -> Span:
+def _start(api: Any, queue: str, items: Sequence[RequestItem], parent: str | None) -> Span:
     own = [item.traceparent for item in items if item.traceparent is not None]
     single = len(items) == 1
+    if single and own:
+        parent = own[0]
     span: Span = api.get_tracer("moodq").start_span(
         f"send {queue}",
-        context=context_of(own[0]) if single and own else None,
+        context=None if parent is None else context_of(parent),
         kind=api.SpanKind.PRODUCER,
         attributes={
             "messaging.system": "rq",

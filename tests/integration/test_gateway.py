@@ -42,6 +42,21 @@ async def test_a_text_is_sent_and_its_result_comes_as_it_stands_in_redis(
 
 
 @pytest.mark.usefixtures("fake_worker")
+async def test_a_trace_goes_on_from_the_request_s_header_unless_the_text_brings_its_own(
+    gateway: httpx.AsyncClient,
+) -> None:
+    header, own = (f"00-{digit * 32}-{digit * 16}-01" for digit in "ab")
+    headers = {"traceparent": header}
+    answer = await gateway.post("/v1/analyze", json={"text": "a fine day"}, headers=headers)
+    assert answer.json()["trace"] == "a" * 32
+    answer = await gateway.post("/v1/analyze", json={"text": "a day", "traceparent": own}, headers=headers)
+    assert answer.json()["trace"] == "b" * 32
+    answer = await gateway.post("/v1/analyze", json={"text": "a bad day"}, headers={"traceparent": "?"})
+    assert answer.status_code == 200
+    assert "trace" not in answer.json()
+
+
+@pytest.mark.usefixtures("fake_worker")
 async def test_sentiment_is_asked_for_when_no_task_is_named(gateway: httpx.AsyncClient) -> None:
     answer = await gateway.post("/v1/analyze", json={"text": "太棒了！"})
     assert list(answer.json()["results"]) == ["sentiment"]

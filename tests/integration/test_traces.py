@@ -211,6 +211,10 @@ with Client() as client, tracer.start_as_current_span("a request"):
     print(client.submit("a fine day", id="one").wait(10).trace)
     texts = [f"line {number}" for number in range(250)]
     tickets = list(client.submit_many(texts, chunk=100))
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    items = [client.item({"text": "a day", "id": id}) for id in ("three", "four")]
+    client.submit_items(items, traceparent=parent)
+    assert {result.trace for result in client.wait(["three", "four"], 10)} == {parent[3:35]}
     print(*{result.trace for result in client.wait([ticket.id for ticket in tickets], 10)})
 
 async def main():
@@ -230,7 +234,10 @@ def test_a_program_with_traces_of_its_own_finds_its_messages_in_them_from_both_c
     start_fake_worker(**receiver.environment)
     first, bulk, second = run(PROGRAM, redis_url, receiver, tmp_path)
     receiver.wait_for("process bulk", 3)
-    spans = receiver.wait_for("process interactive", 2)
+    spans = receiver.wait_for("process interactive", 3)
+    named = one(spans, "send interactive", TRACE)
+    assert named["parent"] == PARENT_SPAN
+    assert one(spans, "process interactive", TRACE)["parent"] == named["span"]
     assert first == bulk == one(spans, "a request")["trace"]
     assert second == one(spans, "another request")["trace"]
     for name, trace in (("a request", first), ("another request", second)):

@@ -41,13 +41,17 @@ def gateway(ctx: click.Context, host: str | None, port: int | None, quiet: bool)
     if ctx.invoked_subcommand is not None:
         return
     from moodq_config.logs import configure_logs
+    from moodq_config.names import GATEWAY_SERVICE
+    from moodq_config.otel import traced_process
     from moodq_config.settings import load_settings
     from moodq_producer.gateway.serving import run
 
     given = {"gateway_host": host, "gateway_port": port}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})
-    configure_logs(settings, "moodq-gateway")
-    sys.exit(run(settings, lambda line: None if quiet else click.echo(line, err=True)))
+    configure_logs(settings, GATEWAY_SERVICE)
+    with traced_process(GATEWAY_SERVICE):
+        code = run(settings, lambda line: None if quiet else click.echo(line, err=True))
+    sys.exit(code)
 
 
 @gateway.group(context_settings=CONTEXT)

@@ -200,7 +200,11 @@ async def _body(request: Request, services: Services) -> dict[str, Any]:
 
 async def _send(services: Services, request: Request, items: Sequence[RequestItem], queue: str) -> str:
     return await services.client.submit_items(
-        items, queue=queue, request_id=request.scope[REQUEST_ID_SCOPE], on_full="raise"
+        items,
+        queue=queue,
+        traceparent=request.headers.get("traceparent"),
+        request_id=request.scope[REQUEST_ID_SCOPE],
+        on_full="raise",
     )
 
 
