@@ -23,6 +23,7 @@ import trustme
 from redis import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from integration.gateway_server import followed, serving
 from moodq_config.contracts import ResultStatus
 from moodq_config.errors import BadInput, Unavailable
 from moodq_config.settings import Settings, load_settings
@@ -311,6 +312,26 @@ def test_a_producer_of_its_own_queue_works_within_its_share(
     assert len(list(shop.wait(ids, RESULT_S))) == 3
     with pytest.raises(BadInput, match="shop-"):
         shop.submit("a fine day", id="bank-1", queue="shop")
+    assert refusals(connection) == []
+
+
+@pytest.mark.usefixtures("worker")
+async def test_the_gateway_does_all_its_work_as_a_workers_user(secured: Secured, connection: Any) -> None:
+    files = {name.removeprefix("MOODQ_").lower(): path for name, path in secured.env.items()}
+    secret = {"gateway_callback_secret": "s" * 32, "gateway_callback_private": True}
+    async with serving(redis_url=secured.url("moodq-worker"), **files, **secret) as gateway:
+        answer = await gateway.post("/v1/analyze", json={"id": "a", "text": "a fine day"})
+        assert answer.json()["status"] == "done"
+        hook = {"id": "b", "text": "so bad", "tasks": ["reply"], "callback_url": "http://127.0.0.1:9/"}
+        assert (await gateway.post("/v1/jobs", json=hook)).status_code == 202
+        assert (await followed(gateway, "b"))[-1].event == "done"
+        items = [{"id": f"c{number}", "text": "fine"} for number in range(3)]
+        assert (await gateway.post("/v1/batch", json={"items": items})).status_code == 202
+        assert (await followed(gateway, "c2"))[-1].event == "done"
+        assert (await gateway.get("/v1/results", params={"ids": "c0,c1"})).status_code == 200
+        assert (await gateway.delete("/v1/jobs/d")).json()["status"] == "cancelled"
+        assert (await gateway.get("/v1/status")).json()["workers"] == 1
+        assert (await gateway.get("/readyz")).status_code == 200
     assert refusals(connection) == []
 
 
