@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from moodq_config.errors import MoodqError
 from moodq_config.settings import Settings
-from moodq_producer.gateway import events, items, live, problems
+from moodq_producer.gateway import events, items, live, problems, talks
 from moodq_producer.gateway.edge import Edge
 from moodq_producer.gateway.metrics import GatewayMetrics
 from moodq_producer.gateway.openapi import GatewayApp
@@ -66,7 +66,7 @@ def create_app(settings: Settings, page: Path = PAGE) -> FastAPI:
         },
     )
     app.state.services = services
-    for router in (items.router, events.router, live.router, live.health):
+    for router in (items.router, events.router, talks.router, live.router, live.health):
         app.include_router(router)
     _serve_page(app, page)
     app.add_middleware(Edge, metrics=metrics)
