@@ -80,7 +80,7 @@ chaos: $(INSTALLED)  ## Kill, stop, fill and cut everything under ITEMS=10000 te
 
 drill: $(INSTALLED)  ## Real Prometheus over two workers: every panel fed, every alert fired; writes build/drill/latest.json
 	@$(PY) -m tests.drill $(DRILL_ARGS)
-scale: $(INSTALLED) model  ## Several hosts on one server, as network namespaces; writes build/scale/latest.json
+scale: $(INSTALLED) model  ## Several hosts on one server, as network namespaces; writes build/scale/latest.json, docs/scale.md
 	@$(PY) -m tests.scale $(SCALE_ARGS)
 
 injection: $(INSTALLED) model  ## How far texts can talk the model over; writes docs/security/prompt-injection.md

@@ -1,8 +1,9 @@
-"""``make scale``: several hosts on one server; prints tables and writes ``build/scale/latest.json``.
+"""``make scale``: several hosts on one server; prints tables and writes ``build/scale/latest.json``,
+and ``docs/scale.md`` with the simulation beside what was measured.
 
 Exit code 1 when two hosts do less than 1.9 times what one does, or four less than 3.6 times, when a worker's
 share is uneven, when a host that was cut off is not replaced within a minute, or when a text is lost or
-written twice.
+written twice, or when the simulation is too far from what was measured.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from moodq_config.settings import load_settings
 from .cluster import BATCH_TOKENS, COST
 from .hosts import refusal
 from .hosts_lost import come_and_go, take_over
-from .scaling import Point, scale_out
+from .page import write_page
+from .scaling import Point, scale_out, slept_passes
+from .server_cost import server_costs
 
 LATEST = Path("build/scale/latest.json")
 COUNTS = (1, 2, 4)
@@ -49,13 +52,14 @@ def main() -> int:
         sys.stderr.write(f"scale: {missing}\n")
         return 2
     console = Console()
-    document = _before()
     failures: list[str] = []
     for name in asked.only or PARTS:
         console.print(f"{name} …", style="dim")
-        document[name] = PARTS[name](asked, console, failures)
+        part = PARTS[name](asked, console, failures)
+        document = _before() | {name: part}
         document["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         _write(document)
+    failures += write_page(_before())
     for failure in failures:
         console.print(failure, style="red", markup=False, highlight=False)
     return 1 if failures else 0
@@ -142,11 +146,26 @@ def real_engine(asked: Any, console: Console, failures: list[str]) -> dict[str, 
     return {"points": rows}
 
 
+def server(asked: Any, console: Console, failures: list[str]) -> dict[str, Any]:
+    """What a job costs the server, and a pass the sleeping engine: all that the simulation is told."""
+    costs = [cost.as_dict() for cost in server_costs()]
+    table = _titled("texts a job", "step", "script µs", "job µs", "commands", "bytes in", "bytes out")
+    for cost in costs:
+        for step in ("enqueue", "claim", "renew", "finish", "read"):
+            one = cost[step]
+            times = (round(one["script_s"] * 1e6, 1), round(one["job_s"] * 1e6, 1))
+            moved = (round(one["commands"], 1), round(one["bytes_in"]), round(one["bytes_out"]))
+            table.add_row(*_cells(cost["items"], step, *times, *moved))
+    console.print(table)
+    return {"costs": costs, "slept_pass_s": slept_passes()}
+
+
 PARTS = {
     "throughput": throughput,
     "takeover": takeover,
     "coming and going": coming_and_going,
     "real engine": real_engine,
+    "server": server,
 }
 
 

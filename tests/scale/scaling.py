@@ -7,11 +7,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from moodq_worker.engine_fake import Cost
+from moodq_config.tasks import load_tasks
+from moodq_worker.engine_fake import Cost, FakeEngine
+from moodq_worker.replies import SUFFIX_TOKENS
 
-from .cluster import COST, NO_SETTINGS, Cluster
+from .cluster import BATCH_TOKENS, COST, NO_SETTINGS, Cluster
 
 TASK = "sentiment"
+PASSES = 25
 #: Seconds between the last start of a worker and the window in which is counted.
 SETTLE_S = 1.5
 #: Seconds of its own work that a worker takes in hand, and a little more.
@@ -35,6 +38,24 @@ class Point:
 def text(number: int) -> str:
     """Distinct, of 32 bytes, which the fake engine takes for tokens."""
     return f"parcel {number:08d} came days late"
+
+
+def slept_passes() -> list[float]:
+    """Seconds of a pass of the sleeping engine over 1, 2, … texts, up to a full batch: it sleeps a little
+    longer than it is told. Other work on the machine can only make it more, so the least counts."""
+    engine = FakeEngine(COST)
+    engine.use_tasks(load_tasks())
+    tokens = engine.encode([text(0)])[0]
+    fit = BATCH_TOKENS // (len(tokens) + SUFFIX_TOKENS)
+    found = []
+    for texts in range(1, fit + 1):
+        taken = []
+        for _ in range(PASSES):
+            began = time.perf_counter()
+            engine.label([TASK], "en", [tokens] * texts)
+            taken.append(time.perf_counter() - began)
+        found.append(min(taken))
+    return found
 
 
 def scale_out(

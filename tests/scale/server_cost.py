@@ -30,6 +30,7 @@ QUEUE = "bulk"
 #: Jobs of one script: claims and finishes cost something for the script, and something for each job.
 BATCHES = (1, 4, 16, 64)
 JOBS_A_BATCH_SIZE = 2_000
+EMPTY_CLAIMS = 500
 CHUNKS = (1, 100)
 GOLDEN = Path(__file__).resolve().parents[1] / "contract" / "golden" / "result_v1_done.json"
 
@@ -48,13 +49,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ServerCost:
-    """Of jobs of ``items`` texts. ``waiting_bytes``, ``ended_bytes``: memory of a job in each state."""
+    """Of jobs of ``items`` texts. ``renew``: a beat for jobs in hand. ``empty_claim_s``: a claim
+    that finds nothing. ``waiting_bytes``, ``ended_bytes``: memory of a job in each state."""
 
     items: int
     enqueue: Step
     claim: Step
     finish: Step
     read: Step
+    renew: Step
+    empty_claim_s: float
     waiting_bytes: float
     ended_bytes: float
 
@@ -82,6 +86,7 @@ def _of(items: int) -> ServerCost:
         worker.register()
         taken: dict[str, list[tuple[int, dict[str, float]]]] = {}
         numbers = itertools.count()
+        empty_s: list[float] = []
         memory: list[tuple[float, float]] = []
         for batch in BATCHES:
             jobs = max(batch, JOBS_A_BATCH_SIZE // (1 if items == 1 else 10))
@@ -97,6 +102,13 @@ def _of(items: int) -> ServerCost:
                 claims += found
             taken.setdefault("claim", []).append((batch, _spent(redis, before, jobs)))
             before = _counters(redis)
+            worker._renew(list(worker.executions.values()))
+            taken.setdefault("renew", []).append((1, _spent(redis, before, jobs)))
+            before = _counters(redis)
+            for _ in range(EMPTY_CLAIMS):
+                worker.claim(batch, [QUEUE])
+            empty_s.append(_spent(redis, before, EMPTY_CLAIMS)["cpu"])
+            before = _counters(redis)
             for start in range(0, jobs, batch):
                 _finish(worker, claims[start : start + batch])
             taken.setdefault("finish", []).append((batch, _spent(redis, before, jobs)))
@@ -107,7 +119,9 @@ def _of(items: int) -> ServerCost:
             memory.append(((full - empty) / jobs, (ended - empty) / jobs))
         waiting, gone = (statistics.median(column) for column in zip(*memory, strict=True))
         steps = {name: _step(points) for name, points in taken.items()}
-        return ServerCost(items, **steps, waiting_bytes=waiting, ended_bytes=gone)
+        return ServerCost(
+            items, **steps, empty_claim_s=statistics.median(empty_s), waiting_bytes=waiting, ended_bytes=gone
+        )
 
 
 def _finish(worker: BatchWorker, claims: Sequence[Claim]) -> None:
