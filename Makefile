@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos scale drill injection audit clean
+.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos scale drill injection audit images-check clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -90,6 +90,9 @@ audit:  ## Known weaknesses of what deploy/constraints.txt pins; needs pip-audit
 	@$(PY) deploy/constraints.py --check
 	@pip-audit --strict --disable-pip --require-hashes -r deploy/constraints.txt
 	@pip-audit --strict --disable-pip --require-hashes -r deploy/constraints-gateway.txt
+
+images-check: $(INSTALLED)  ## Run the Dockerfiles' steps in a fresh root file system; needs root and debootstrap
+	@$(PY) tests/deploy/run_steps.py $(IMAGES)
 
 clean:  ## Remove .venv and build
 	rm -rf $(VENV) build
