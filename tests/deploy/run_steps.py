@@ -1,6 +1,6 @@
 """``make images-check``: run a Dockerfile's steps without Docker, in a root file system made by debootstrap.
 
-Needs root, debootstrap and a Debian mirror. Each stage begins as a copy of the base; the gateway's last one is
+Needs root, debootstrap and a Debian mirror. Each stage begins as a copy of the base; the gateway is
 then tried as the image would run: as its user, read-only but for /tmp, with its own health check. The base is
 Debian's Python and not the one the file names: what is tried are the steps. Build arguments come from the
 environment, as TORCH_INDEX.
