@@ -49,7 +49,7 @@ async def test_every_request_shown_is_answered_with_what_the_document_says(
             for content in operation.get("requestBody", {}).get("content", {}).values():
                 for example in content["examples"].values():
                     jsonschema.validate(example["value"], resolved(document, content["schema"]))
-                    answer = await gateway.request(method, path, json=example["value"])
+                    answer = await gateway.request(method, path.format(id="order-17"), json=example["value"])
                     assert answer.status_code in (200, 202), (path, answer.text)
                     told = operation["responses"][str(answer.status_code)]["content"]["application/json"]
                     jsonschema.validate(answer.json(), resolved(document, told["schema"]))

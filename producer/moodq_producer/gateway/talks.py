@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from moodq_config.contracts import ID_PATTERN
 from moodq_config.conversations import Conversation, Takeover, Turn
 from moodq_config.errors import BadInput
 from moodq_producer.gateway.access import admit
 from moodq_producer.gateway.bodies import json_body, read_object
 from moodq_producer.gateway.items import PROBLEMS, Shared
-from moodq_producer.gateway.results import ItemId
 from moodq_producer.gateway.services import Services
+
+ConversationId = Annotated[
+    str,
+    Path(pattern=ID_PATTERN, description="the conversation's id", examples=["anna-7"], max_length=128),
+]
 
 router = APIRouter(dependencies=[Depends(admit)], tags=["conversations"])
 
@@ -48,7 +53,7 @@ class Released(BaseModel):
 @router.get(
     "/v1/conversations/{id}", summary="See a conversation", response_model=Conversation, responses=PROBLEMS
 )
-async def show(id: ItemId, services: Shared) -> JSONResponse:
+async def show(id: ConversationId, services: Shared) -> JSONResponse:
     """Its turns in order, and who has taken it over; without turns when nothing was said, or long ago."""
     found = await services.client.conversations.show(id)
     return JSONResponse(_shown(found) | {"taken_over": found.taken_over and _shown(found.taken_over)})
@@ -61,7 +66,7 @@ async def show(id: ItemId, services: Shared) -> JSONResponse:
     responses=PROBLEMS,
     openapi_extra=json_body(TakeoverBody),
 )
-async def take_over(id: ItemId, request: Request, services: Shared) -> JSONResponse:
+async def take_over(id: ConversationId, request: Request, services: Shared) -> JSONResponse:
     """Items of the conversation get their labels and no reply; one that is being written stops."""
     body = await _strings(request, services, "by")
     if "by" not in body:
@@ -75,7 +80,7 @@ async def take_over(id: ItemId, request: Request, services: Shared) -> JSONRespo
     response_model=Released,
     responses=PROBLEMS,
 )
-async def release(id: ItemId, services: Shared) -> JSONResponse:
+async def release(id: ConversationId, services: Shared) -> JSONResponse:
     """A takeover also ends by itself, MOODQ_TAKEOVER_TTL_S after the person's last word."""
     return JSONResponse({"id": id, "released": await services.client.conversations.release(id)})
 
@@ -87,7 +92,7 @@ async def release(id: ItemId, services: Shared) -> JSONResponse:
     responses=PROBLEMS,
     openapi_extra=json_body(TurnBody),
 )
-async def say(id: ItemId, request: Request, services: Shared) -> JSONResponse:
+async def say(id: ConversationId, request: Request, services: Shared) -> JSONResponse:
     """It joins the history that the model knows when it answers again."""
     body = await _strings(request, services, "text", "by")
     if "text" not in body:
