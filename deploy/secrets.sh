@@ -9,7 +9,7 @@ mkdir -m 700 secrets
 word() { head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n'; }
 hash() { printf %s "$1" | sha256sum | cut -d' ' -f1; }
 sed_acl=""
-for user in ADMIN WORKER PRODUCER SHOP METRICS; do
+for user in $(grep -o '[A-Z]*_SHA256' redis/users.acl | sed 's/_SHA256//'); do
   password=$(word)
   sed_acl="$sed_acl;s/${user}_SHA256/$(hash "$password")/"
   name=$(echo "$user" | tr '[:upper:]' '[:lower:]')
