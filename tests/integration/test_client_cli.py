@@ -183,7 +183,8 @@ def test_stats_count_jobs_and_living_workers_without_touching_them(
     assert found["queues"]["interactive"]["started"] == 1
     assert found["queues"]["interactive"]["oldest_age_s"] >= 0
     assert found["queues"]["bulk"] == {
-        "length": 0, "oldest_age_s": None, "started": 0, "finished": 0, "failed": 2, "workers": 0
+        "length": 0, "oldest_age_s": None, "started": 0, "abandoned": 0, "finished": 0, "failed": 2,
+        "deferred": 0, "scheduled": 0, "canceled": 0, "workers": 0,
     }  # fmt: skip
     assert connection.zcard("rq:wip:interactive") == 1
     assert connection.zcard("rq:failed:bulk") == 2
