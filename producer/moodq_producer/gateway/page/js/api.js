@@ -7,9 +7,9 @@ const SILENT_S = 45;
 
 /** What went wrong, by the code of the problem document; `connection` when there was no answer at all. */
 export class ApiError extends Error {
-  constructor(code, { status = 0, detail = "", limit, retryAfter } = {}) {
+  constructor(code, { status = 0, detail = "", limit, retryAfter, rejected } = {}) {
     super(detail || code);
-    Object.assign(this, { code, status, detail, limit, retryAfter });
+    Object.assign(this, { code, status, detail, limit, retryAfter, rejected });
   }
 
   /** Whether the same request may go well a moment later. */
@@ -67,6 +67,7 @@ async function problem(response) {
     status: response.status,
     detail: told.detail ?? told.title ?? response.statusText,
     limit: told.limit,
+    rejected: told.rejected,
     retryAfter: after > 0 ? after : undefined,
   });
 }
@@ -87,6 +88,7 @@ export async function* follow(id, { signal, onLost = () => {}, onBack = () => {}
         signal: AbortSignal.any([signal, silence.signal]),
       });
       if (broken) onBack();
+      if (response.status === 204) return; // all of it had been seen
       for await (const event of events(response.body, silence)) {
         broken = 0;
         if (event.id) last = event.id;

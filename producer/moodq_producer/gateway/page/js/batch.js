@@ -5,6 +5,9 @@ import { randomId } from "./store.js";
 
 const CHUNK = 200;
 
+/** Bytes of text in a chunk at most: a gateway takes a mebibyte unless it is told otherwise. */
+const CHUNK_BYTES = 600_000;
+
 /** Texts sent and not answered; further chunks wait. */
 const IN_FLIGHT = 1_000;
 
@@ -14,6 +17,8 @@ const ASKED = 100;
 const POLL_MS = 300;
 const RETRY_MS = 2_000;
 const CANCELS_AT_ONCE = 6;
+
+const utf8 = new TextEncoder();
 
 export class Batch {
   /** `texts`: `{line, text}`; `fields`: of every item; `changed()` is called after every step. */
@@ -64,12 +69,12 @@ export class Batch {
   }
 
   async send() {
-    for (let from = 0; from < this.texts.length; from += CHUNK) {
-      const chunk = this.texts.slice(from, from + CHUNK);
+    for (let from = 0, chunk; from < this.texts.length; from += chunk.length) {
+      chunk = this.chunk(from);
       while (this.pending.size + chunk.length > IN_FLIGHT) await pause(POLL_MS, this.abort.signal);
       const items = chunk.map(({ text }, n) => ({ id: `${this.run}-${from + n}`, text, ...this.fields }));
       // Sent again after a lost answer, the same ids make no second job.
-      const { rejected = [] } = await this.patiently(() => call("POST", "v1/batch", { body: { items, queue: "bulk" }, signal: this.abort.signal }));
+      const rejected = await this.patiently(() => this.post(items));
       const refused = new Map(rejected.map(({ index, code, detail }) => [index, { code, message: detail }]));
       for (const [n, item] of items.entries()) {
         if (refused.has(n)) this.arrived(from + n, { id: item.id, status: "failed", results: {}, error: refused.get(n) });
@@ -78,6 +83,27 @@ export class Batch {
       this.changed();
     }
     this.allSent = true;
+  }
+
+  chunk(from) {
+    let bytes = 0;
+    let to = from;
+    while (to < this.texts.length && to - from < CHUNK) {
+      bytes += utf8.encode(this.texts[to].text).length;
+      if (bytes > CHUNK_BYTES && to > from) break;
+      to++;
+    }
+    return this.texts.slice(from, to);
+  }
+
+  /** What the gateway refused of `items`; that may be all of them. */
+  async post(items) {
+    try {
+      return (await call("POST", "v1/batch", { body: { items, queue: "bulk" }, signal: this.abort.signal })).rejected ?? [];
+    } catch (error) {
+      if (error instanceof ApiError && error.rejected?.length === items.length) return error.rejected;
+      throw error;
+    }
   }
 
   async gather() {

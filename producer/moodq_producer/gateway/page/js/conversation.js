@@ -15,6 +15,9 @@ export function conversationId() {
   return id;
 }
 
+/** Whether this tab has spoken before, so that there may be something to read. */
+export const isOld = () => session.get("conversation") !== null;
+
 export function newConversation() {
   session.set("conversation", null);
   handedOver(null);

@@ -1,7 +1,7 @@
 /** The first view: a message, its verdict at once, and the reply word by word. */
 
 import { ApiError, call, follow } from "./api.js";
-import { conversationId, handedOver, newConversation, readConversation, tell } from "./conversation.js";
+import { conversationId, handedOver, isOld, newConversation, readConversation, tell } from "./conversation.js";
 import { $, h } from "./dom.js";
 import { sentence } from "./errors.js";
 import { language, say, t } from "./i18n.js";
@@ -31,6 +31,7 @@ export function startTalk() {
     chosen: ["sentiment", "reply"],
     offers: (task) => task.kind !== "rerank",
   });
+  const old = isOld();
   tell();
   drawExamples();
   document.addEventListener("moodq:language", () => {
@@ -61,7 +62,7 @@ export function startTalk() {
   listen(() => {
     if (health.state === "no_worker" || health.state === "ready") for (const turn of turns) lookForWorker(turn);
   });
-  restore();
+  if (old) restore();
 }
 
 function drawExamples() {

@@ -6,8 +6,9 @@ import { say, t } from "./i18n.js";
 import { taskName } from "./labels.js";
 import { session } from "./store.js";
 
-/** Chips shown before "more". */
+/** Chips shown before "more", and which tasks go first where the service has them. */
 const FIRST = 5;
+const ORDER = ["sentiment", "reply", "intent", "emotion", "urgency"];
 
 let known = [];
 
@@ -20,14 +21,13 @@ export async function loadTasks() {
 }
 
 /**
- * Chips in `place` for the tasks that `offers(task)` allows, those in `chosen` first and chosen until the user
- * chooses otherwise. Kinds that need labels of the user's get a field for them.
+ * Chips in `place` for the tasks that `offers(task)` allows, those in `chosen` pressed until the user chooses
+ * otherwise. Kinds that need labels of the user's get a field for them.
  */
 export class TaskPicker {
   constructor(place, { name, chosen, offers }) {
     Object.assign(this, { place, name, offers });
     this.chosen = new Set(JSON.parse(session.get(`tasks.${name}`) ?? "null") ?? chosen);
-    this.first = chosen;
     this.open = false;
     this.labels = new Map();
     for (const event of ["moodq:tasks", "moodq:language"]) document.addEventListener(event, () => this.draw());
@@ -40,7 +40,7 @@ export class TaskPicker {
   }
 
   get all() {
-    const rank = (task) => (this.first.includes(task.name) ? this.first.indexOf(task.name) : this.first.length);
+    const rank = ({ name }) => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
     return known.filter(this.offers).sort((one, other) => rank(one) - rank(other));
   }
 

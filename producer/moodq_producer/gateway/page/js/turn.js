@@ -94,9 +94,9 @@ export class Turn {
 
   draw() {
     const answers = Object.entries(this.answers);
-    const several = answers.filter(([, answer]) => !isJudged(answer)).length + this.streams.size > 1;
+    const written = new Set([...this.streams.keys(), ...answers.filter(([, answer]) => !isJudged(answer)).map(([task]) => task)]);
     const titled = (task, element) =>
-      several && taskOf(task).name ? h("div", { class: "titled" }, h("h3", {}, taskName(taskOf(task))), element) : element;
+      written.size > 1 ? h("div", { class: "titled" }, h("h3", {}, taskName(taskOf(task))), element) : element;
     const parts = answers.filter(([, answer]) => isJudged(answer)).map(([task, answer]) => verdict(task, answer));
     for (const [task, { element }] of this.streams) if (!this.answers[task]) parts.push(titled(task, element));
     for (const [task, answer] of answers) if (!isJudged(answer)) parts.push(titled(task, writing(task, answer)));

@@ -110,6 +110,8 @@ export const WORDS = {
   "error.connection": { zh: "连接中断：无法联系服务。", en: "Connection lost: the service cannot be reached." },
   "error.key": { zh: "需要有效的 API 密钥。", en: "A valid API key is needed." },
   "error.redis_unreachable": { zh: "网关连不上队列。", en: "The gateway cannot reach its queue." },
+  "error.too_many_open": { zh: "同时打开的连接太多，请稍后再试。", en: "Too many open connections. Try again in a moment." },
+  "error.body_too_large": { zh: "一次发送的内容太多。", en: "That is more than the service takes at once." },
   "error.unknown_task": { zh: "服务不认识这个任务了，请重新加载页面。", en: "The service does not know that task any more; reload the page." },
   "error.engine_failed": { zh: "模型没能处理这段文本。", en: "The model failed on this text." },
   "error.engine_timeout": { zh: "模型用时过长，已停止。", en: "The model took too long and was stopped." },
