@@ -1,0 +1,90 @@
+"""The page in a real browser, before a real gateway, server and worker (with the fake engine)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from webpage.browsing import chromium, find_chromium
+from webpage.serving import Serving
+
+#: Milliseconds for what a page is expected to do; generous, for machines that are shared.
+PATIENCE_MS = 20_000
+
+
+# By module: Playwright's loop would be in the way of asynchronous tests elsewhere.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; a missing one skips at a desk and fails in CI."""
+    program = find_chromium()
+    if program is None:
+        missing = "no Chromium is installed; install it with: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with chromium(program) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """Server, gateway and one worker for all tests that change nothing about them."""
+    serving = Serving(tmp_path_factory.mktemp("serving"))
+    try:
+        serving.start_worker()
+        serving.start_gateway()
+        yield serving
+    finally:
+        serving.close()
+
+
+@pytest.fixture
+def serving(shared_serving: Serving) -> Serving:
+    """Them, with nothing left of the test before."""
+    shared_serving.empty()
+    return shared_serving
+
+
+@pytest.fixture
+def own_serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server only: the test starts gateway and workers as it wants them."""
+    serving = Serving(tmp_path_factory.mktemp("own-serving"))
+    try:
+        yield serving
+    finally:
+        serving.close()
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[OpenPage]:
+    """A function that opens the page of a serving: ``open_page(serving, "#lines", locale="zh-CN")``. What the
+    page may never do fails the test: raise, break its content policy, or ask anybody else for anything."""
+    contexts = []
+    faults: list[str] = []
+
+    def open(serving: Serving, view: str = "", *, locale: str = "en-GB", **options: Any) -> Page:
+        options = {"viewport": {"width": 1180, "height": 820}, **options}
+        context = browser.new_context(locale=locale, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("pageerror", lambda error: faults.append(f"the page raised {error}"))
+        page.on("console", lambda line: "Policy" in line.text and faults.append(line.text))
+        page.on(
+            "request",
+            lambda asked: asked.url.startswith((serving.url, "blob:")) or faults.append(f"asked for {asked.url}"),
+        )
+        page.goto(serving.url + view)
+        return page
+
+    yield open
+    for context in contexts:
+        context.close()
+    assert faults == []
