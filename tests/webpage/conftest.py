@@ -65,24 +65,29 @@ OpenPage = Callable[..., Page]
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[OpenPage]:
     """A function that opens the page of a serving: ``open_page(serving, "#lines", locale="zh-CN")``. What the
-    page may never do fails the test: raise, break its content policy, or ask anybody else for anything."""
+    page may never do fails the test: raise, break its content policy, or ask anybody else for anything; unless
+    ``watched`` is false."""
     contexts = []
     faults: list[str] = []
 
-    def open(serving: Serving, view: str = "", *, locale: str = "en-GB", **options: Any) -> Page:
+    def open(serving: Serving, view: str = "", *, locale: str = "en-GB", watched: bool = True, **options: Any) -> Page:
         options = {"viewport": {"width": 1180, "height": 820}, **options}
         context = browser.new_context(locale=locale, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
+        if watched:
+            watch(page, serving.url)
+        page.goto(serving.url + view)
+        return page
+
+    def watch(page: Page, url: str) -> None:
         page.on("pageerror", lambda error: faults.append(f"the page raised {error}"))
         page.on("console", lambda line: "Policy" in line.text and faults.append(line.text))
         page.on(
             "request",
-            lambda asked: asked.url.startswith((serving.url, "blob:")) or faults.append(f"asked for {asked.url}"),
+            lambda asked: asked.url.startswith((url, "blob:")) or faults.append(f"asked for {asked.url}"),
         )
-        page.goto(serving.url + view)
-        return page
 
     yield open
     for context in contexts:

@@ -84,14 +84,32 @@ async function knowTasks() {
   }
 }
 
-let tried = false;
-
 function openKey() {
   $("key-value").value = key();
-  $("key-error").textContent = "";
-  if (health.state === "key" && tried) say($("key-error"), "key.refused");
+  say($("key-error"), "nothing");
   $("key-dialog").showModal();
   $("key-value").focus();
+}
+
+/** Takes the key if the service does; else the dialog stays and says so. */
+async function tryKey() {
+  setKey($("key-value").value.trim());
+  drawTools();
+  try {
+    await loadTasks();
+    tasksKnown = true;
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.code === "key" && key()) {
+      setKey("");
+      drawTools();
+      say($("key-error"), "key.refused");
+      $("key-value").select();
+      return;
+    }
+  }
+  $("key-dialog").close();
+  readNow();
 }
 
 function startKey() {
@@ -99,19 +117,7 @@ function startKey() {
   $("key-cancel").addEventListener("click", () => $("key-dialog").close());
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    setKey($("key-value").value.trim());
-    tried = Boolean(key());
-    told = "";
-    drawTools();
-    $("key-dialog").close();
-    knowTasks();
-    readNow();
-  });
-  let before = "";
-  listen(() => {
-    if (health.state === "key" && before !== "key" && tried) openKey();
-    before = health.state;
-    if (health.state === "ready") tried = false;
+    tryKey();
   });
 }
 
