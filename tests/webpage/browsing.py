@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 #: What keeps it from talking to anybody but the page's server, and lets it run as root in a container.
 ARGUMENTS = (
@@ -19,6 +19,12 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+#: Milliseconds for what a page is expected to do; generous, for machines that are shared.
+PATIENCE_MS = 20_000
+
+#: What the fixture ``open_page`` gives.
+OpenPage = Callable[..., Page]
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 

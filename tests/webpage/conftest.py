@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
-from webpage.browsing import chromium, find_chromium
+from webpage.browsing import PATIENCE_MS, OpenPage, chromium, find_chromium
 from webpage.serving import Serving
-
-#: Milliseconds for what a page is expected to do; generous, for machines that are shared.
-PATIENCE_MS = 20_000
 
 
 # By module: Playwright's loop would be in the way of asynchronous tests elsewhere.
@@ -59,18 +56,17 @@ def own_serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         serving.close()
 
 
-OpenPage = Callable[..., Page]
-
-
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[OpenPage]:
-    """A function that opens the page of a serving: ``open_page(serving, "#lines", locale="zh-CN")``. What the
-    page may never do fails the test: raise, break its content policy, or ask anybody else for anything; unless
-    ``watched`` is false."""
-    contexts = []
+    """A function that opens the page of a serving: ``open_page(serving, "#lines", locale="zh-CN")``. Unless
+    ``watched`` is false, what the page may never do fails the test: raise, break its content policy, or ask
+    anybody else for anything."""
+    contexts: list[BrowserContext] = []
     faults: list[str] = []
 
-    def open(serving: Serving, view: str = "", *, locale: str = "en-GB", watched: bool = True, **options: Any) -> Page:
+    def open(
+        serving: Serving, view: str = "", *, locale: str = "en-GB", watched: bool = True, **options: Any
+    ) -> Page:
         options = {"viewport": {"width": 1180, "height": 820}, **options}
         context = browser.new_context(locale=locale, **options)
         contexts.append(context)
@@ -82,12 +78,17 @@ def open_page(browser: Browser) -> Iterator[OpenPage]:
         return page
 
     def watch(page: Page, url: str) -> None:
+        def heard(line: ConsoleMessage) -> None:
+            if "Policy" in line.text:
+                faults.append(line.text)
+
+        def asked(request: Request) -> None:
+            if not request.url.startswith((url, "blob:")):
+                faults.append(f"asked for {request.url}")
+
         page.on("pageerror", lambda error: faults.append(f"the page raised {error}"))
-        page.on("console", lambda line: "Policy" in line.text and faults.append(line.text))
-        page.on(
-            "request",
-            lambda asked: asked.url.startswith((url, "blob:")) or faults.append(f"asked for {asked.url}"),
-        )
+        page.on("console", heard)
+        page.on("request", asked)
 
     yield open
     for context in contexts:

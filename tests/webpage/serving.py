@@ -1,4 +1,4 @@
-"""Everything the page needs, as real processes: a Valkey server, the gateway, and workers that come and go."""
+"""What the page needs, as real processes: a Valkey server, the gateway, and workers that come and go."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from webpage.conftest import PATIENCE_MS, OpenPage
+from webpage.browsing import PATIENCE_MS, OpenPage
 from webpage.serving import Serving
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -142,7 +142,7 @@ def test_a_script_that_is_not_a_file_of_the_page_does_not_run(serving: Serving, 
         """async () => {
           const told = [];
           const attempt = async (name, run) => { try { await run(); } catch { told.push(name); } };
-          document.addEventListener("securitypolicyviolation", (event) => told.push(event.effectiveDirective));
+          document.addEventListener("securitypolicyviolation", (hit) => told.push(hit.effectiveDirective));
           await attempt("handler", () => document.body.setAttribute("onclick", "document.title = 'ran'"));
           await attempt("markup", () => { document.body.innerHTML = "<p>gone</p>"; });
           await attempt("fetch", () => fetch("https://example.org/"));
@@ -171,7 +171,14 @@ def test_the_page_has_a_sentence_in_both_languages_for_all_it_says(
 def test_no_file_of_the_page_makes_markup_of_data() -> None:
     for script in PAGE.rglob("*.js"):
         text = script.read_text("utf-8")
-        for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+        ):
             assert word not in text, f"{word} in {script.name}"
 
 
@@ -185,6 +192,8 @@ def test_the_wheel_carries_the_page(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         packed = set(wheel.namelist())
-    files = {f"moodq_producer/gateway/page/{path.relative_to(PAGE)}" for path in PAGE.rglob("*") if path.is_file()}
+    files = {
+        f"moodq_producer/gateway/page/{path.relative_to(PAGE)}" for path in PAGE.rglob("*") if path.is_file()
+    }
     assert "moodq_producer/gateway/page/index.html" in files
     assert files <= packed

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Request, expect
 
-from webpage.conftest import PATIENCE_MS, OpenPage
+from webpage.browsing import PATIENCE_MS, OpenPage
 from webpage.serving import Serving
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -71,11 +72,12 @@ def test_more_lines_than_a_page_are_sent_in_chunks_and_shown_by_pages(
 ) -> None:
     page = open_page(serving, "#lines")
     expect(page.locator("#lines-tasks .chip").first).to_be_visible()
-    chunks = []
-    page.on("request", lambda asked: asked.url.endswith("/v1/batch") and chunks.append(asked.post_data_json))
+    sent: list[Request] = []
+    page.on("request", sent.append)
     page.fill("#pasted", "\n".join(f"{'bad' if n % 4 == 0 else 'fine'} {n}" for n in range(450)))
     page.click("#lines-start")
     ended(page)
+    chunks: list[Any] = [request.post_data_json for request in sent if request.url.endswith("/v1/batch")]
     assert [len(chunk["items"]) for chunk in chunks] == [200, 200, 50]
     assert {chunk["queue"] for chunk in chunks} == {"bulk"}
     expect(page.locator("tbody tr")).to_have_count(50)

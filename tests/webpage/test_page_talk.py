@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from moodq_producer.gateway.keys import hash_of, new_key
-from webpage.conftest import PATIENCE_MS, OpenPage
+from webpage.browsing import PATIENCE_MS, OpenPage
 from webpage.serving import Serving
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -56,7 +56,8 @@ def test_the_verdict_is_there_while_the_reply_is_still_being_written(
     early = reply.inner_text()
     expect(page.locator(".turn[data-phase=done]")).to_be_visible()
     whole = page.locator(".turn .prose").inner_text()
-    assert whole.startswith(early.strip()) and len(whole) > len(early)
+    assert whole.startswith(early.strip())
+    assert len(whole) > len(early)
 
 
 def test_a_screen_reader_is_told_the_verdict_and_then_the_whole_reply_once(
@@ -149,7 +150,9 @@ def test_a_full_queue_is_told_and_the_message_can_be_sent_again(
     expect(page.locator(".verdict-line").last).to_have_text("😟 LLM 情感判断: 负面 90%")
 
 
-def test_a_text_that_is_too_long_comes_back_to_be_shortened(own_serving: Serving, open_page: OpenPage) -> None:
+def test_a_text_that_is_too_long_comes_back_to_be_shortened(
+    own_serving: Serving, open_page: OpenPage
+) -> None:
     own_serving.start_gateway(max_text_chars="40")
     page = open_page(own_serving)
     say(page, "long " * 20)
