@@ -8,7 +8,7 @@ MOODQ := $(VENV)/bin/moodq
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos scale drill injection audit images-check clean
+.PHONY: help install model demo up test lint unit bench eval quality fuzz schemathesis gateway-bench soak chaos scale drill injection screenshots audit images-check clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -85,6 +85,9 @@ scale: $(INSTALLED) model  ## Several hosts on one server, as network namespaces
 
 injection: $(INSTALLED) model  ## How far texts can talk the model over; writes docs/security/prompt-injection.md
 	@$(PY) -m tests.bench.injection $(INJECTION_ARGS)
+
+screenshots: $(INSTALLED) model  ## Take the pictures of docs/page.md again; needs chromium and Noto's CJK and emoji fonts
+	@$(PY) -m tests.screens
 
 audit:  ## Known weaknesses of what deploy/constraints.txt pins; needs pip-audit and its database
 	@$(PY) deploy/constraints.py --check

@@ -14,7 +14,7 @@ from typing import Any
 from chaos.servers import Server
 from moodq_worker.embedded import free_port
 
-START_S = 60.0
+START_S = 120.0
 STOP_S = 30.0
 
 

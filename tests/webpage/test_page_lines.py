@@ -73,7 +73,7 @@ def test_more_lines_than_a_page_are_sent_in_chunks_and_shown_by_pages(
     page = open_page(serving, "#lines")
     expect(page.locator("#lines-tasks .chip").first).to_be_visible()
     sent: list[Request] = []
-    page.on("request", sent.append)
+    page.on("request", lambda request: sent.append(request))  # Playwright marks its handlers
     page.fill("#pasted", "\n".join(f"{'bad' if n % 4 == 0 else 'fine'} {n}" for n in range(450)))
     page.click("#lines-start")
     ended(page)
