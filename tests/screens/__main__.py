@@ -82,7 +82,7 @@ def take(browser: Browser, serving: Serving) -> Any:
 
 def opened(
     browser: Browser, serving: Serving, view: str, language: str, dark: bool, *,
-    width: int = 1_180, height: int = 780, scale: float = 1.0,
+    width: int = 1_180, height: int = 850, scale: float = 1.0,
 ) -> Page:  # fmt: skip
     page = browser.new_page(
         locale={"zh": "zh-CN", "en": "en-GB"}[language],

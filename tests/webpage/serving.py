@@ -53,14 +53,6 @@ class Serving:
             self._gateway.wait(STOP_S)
             self._gateway = None
 
-    def stop_workers(self) -> None:
-        """SIGTERM; they end what they have in hand."""
-        for worker in self._workers:
-            worker.terminate()
-        for worker in self._workers:
-            worker.wait(STOP_S)
-        self._workers.clear()
-
     def empty(self) -> None:
         """Forget everything but the workers."""
         for key in self.redis.scan_iter("*"):
@@ -69,7 +61,9 @@ class Serving:
 
     def close(self) -> None:
         self.stop_gateway()
-        self.stop_workers()
+        for worker in self._workers:
+            worker.kill()
+            worker.wait(STOP_S)
         self._redis.close()
 
     def logs(self) -> str:

@@ -138,13 +138,13 @@ export class Turn {
 }
 
 /** A line that somebody said or wrote before, or that a person writes now. `role`: `user`, `person`, else moodq. */
-export function pastTurn({ role, text }) {
+export function pastTurn({ role, text, by }) {
   if (role === "user") {
     return h("article", { class: "turn" },
       h("div", { class: "said" }, say(h("span", { class: "unseen" }), "answer.you"), h("p", { class: "bubble" }, text)));
   }
   const person = role === "person";
-  const who = say(h("span", { class: person ? "who" : "unseen" }), person ? "answer.person" : "answer.moodq");
+  const who = say(h("span", { class: person ? "who" : "unseen" }), person ? "answer.person" : "answer.moodq", { by });
   return h("article", { class: "turn" },
     h("div", { class: "answered" }, person ? h("span", { class: "mark", "aria-hidden": "true" }, "🧑‍💼") : mark(),
       h("div", { class: "answer-body" }, who, h("p", { class: "prose" }, text))));

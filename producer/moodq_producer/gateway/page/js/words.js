@@ -63,7 +63,6 @@ export const WORDS = {
     zh: "🤝 {by} 已接手：自动回复已关闭。",
     en: "🤝 {by} has taken over: automatic replies are off.",
   },
-  "person.somebody": { zh: "客服同事", en: "A person" },
 
   "tasks.label": { zh: "要模型做什么", en: "What to ask the model" },
   "tasks.more": { zh: "更多", en: "More" },
@@ -81,7 +80,7 @@ export const WORDS = {
   "verdict.truncated": { zh: "文本过长，只读了开头", en: "too long, only the beginning was read" },
   "answer.you": { zh: "你", en: "You" },
   "answer.moodq": { zh: "moodq", en: "moodq" },
-  "answer.person": { zh: "人工客服", en: "A person" },
+  "answer.person": { zh: "人工客服 {by}", en: "A person {by}" },
   "answer.waiting": { zh: "正在排队……", en: "Waiting in the queue…" },
   "answer.no_worker": {
     zh: "还在排队：目前没有 worker 在运行。",
