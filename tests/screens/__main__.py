@@ -102,7 +102,9 @@ def talk(page: Page, language: str, last_only: bool = False) -> None:
         page.fill("#message", text)
         page.press("#message", "Enter")
         expect(page.locator(".turn[data-phase=done]")).to_have_count(number, timeout=PATIENCE_MS)
-        click.echo("  " + " | ".join(page.locator(".turn").last.locator(".verdict-line, .prose").all_inner_texts()))
+        click.echo(
+            "  " + " | ".join(page.locator(".turn").last.locator(".verdict-line, .prose").all_inner_texts())
+        )
     page.evaluate("document.activeElement.blur()")
 
 
