@@ -308,7 +308,7 @@ async def test_the_status_counts_what_waits(gateway: httpx.AsyncClient, connecti
     interactive, bulk = found["queues"]
     assert (interactive["name"], interactive["length"]) == ("interactive", 2)
     assert 0 <= interactive["oldest_age_s"] < 60
-    assert bulk == {"name": "bulk", "length": 1, "oldest_age_s": None}
+    assert bulk == {"name": "bulk", "length": 1, "oldest_age_s": None, "latency_s": None}
 
 
 async def test_metrics_count_by_route_and_status_and_name_no_id(gateway: httpx.AsyncClient) -> None:

@@ -32,7 +32,7 @@ def fill(page: Page, view: str) -> None:
         expect(page.locator("#lines-tasks .chip").first).to_be_visible()
         page.click("#lines-sample")
         page.click("#lines-start")
-        expect(page.locator("figure.shares")).to_be_visible()
+        expect(page.locator("#charts figure.shares")).to_be_visible()
         expect(page.locator("#lines-start")).to_be_visible()
     else:
         expect(page.locator(".figure-value").first).to_have_text("1")

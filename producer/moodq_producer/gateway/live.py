@@ -15,6 +15,7 @@ from moodq_config.errors import ErrorCode, Unavailable
 from moodq_config.task_kinds import ScoreTask, Task
 from moodq_producer.gateway.access import admit
 from moodq_producer.gateway.items import PROBLEMS, Shared
+from moodq_producer.gateway.latency import LatencyShown
 from moodq_producer.gateway.problems import Problem
 
 router = APIRouter(dependencies=[Depends(admit)], tags=["live"])
@@ -39,11 +40,13 @@ class Tasks(BaseModel):
 
 
 class QueueShown(BaseModel):
-    """Jobs that wait, and the age of the first of them; null when none does."""
+    """Jobs that wait, and the age of the first of them; null when none does. ``latency_s`` is null when no
+    text of it has ended in the last minute."""
 
     name: str
     length: int
     oldest_age_s: float | None
+    latency_s: LatencyShown | None
 
 
 class Status(BaseModel):
@@ -56,6 +59,14 @@ class Status(BaseModel):
                 {
                     "workers": 1,
                     "queues": [{"name": "interactive", "length": 3, "oldest_age_s": 0.42}],
+                    "queues": [
+                        {
+                            "name": "interactive",
+                            "length": 0,
+                            "oldest_age_s": None,
+                            "latency_s": {"p50": 0.06, "p95": 0.14},
+                        }
+                    ],
                     "items_per_s": 12.5,
                     "labels": {"sentiment": {"positive": 210, "negative": 97}},
                     "model": {"id": "qwen2.5-coder-0.5b-instruct", "revision": "1", "precision": "bf16"},
@@ -98,6 +109,7 @@ async def status(services: Shared) -> Status:
     the calls of the last ten seconds."""
     found = await asyncio.to_thread(services.reader.read)
     told = found.workers
+    latencies = services.latency.now(told)
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     for info in told.values():
         for task, counts in info.labels.items():
@@ -105,7 +117,12 @@ async def status(services: Shared) -> Status:
     return Status(
         workers=len(found.stats.workers),
         queues=[
-            QueueShown(name=name, length=queue.length, oldest_age_s=queue.oldest_age_s)
+            QueueShown(
+                name=name,
+                length=queue.length,
+                oldest_age_s=queue.oldest_age_s,
+                latency_s=latencies.get(name),
+            )
             for name, queue in found.stats.queues.items()
         ],
         items_per_s=round(services.speed.now(told), 3),

@@ -20,6 +20,7 @@ from moodq_producer.exporter.reading import Reader
 from moodq_producer.gateway.callbacks.delivery import Callbacks
 from moodq_producer.gateway.event_hub import EventHub
 from moodq_producer.gateway.keys import Keys
+from moodq_producer.gateway.latency import LatencyNow
 from moodq_producer.gateway.metrics import GatewayMetrics
 from moodq_producer.gateway.rates import Rates
 from moodq_producer.gateway.speed import Speed
@@ -40,6 +41,7 @@ class Services:
     reader: Reader
     speed: Speed = field(default_factory=Speed)
     ending: bool = False
+    latency: LatencyNow = field(default_factory=LatencyNow)
     _open: int = 0
     _waits: set[asyncio.Timeout] = field(default_factory=set)
 

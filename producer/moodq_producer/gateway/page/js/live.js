@@ -56,10 +56,9 @@ function drawFigures(status) {
     figure("live.rate", Number.isFinite(status?.items_per_s) ? number(status.items_per_s, status.items_per_s < 100 ? 1 : 0) : none, { spark: history.rate }),
     figure("live.oldest", ages.length ? duration(1_000 * Math.max(...ages)) : none),
   ];
-  const latency = status?.latency_s;
-  if (Number.isFinite(latency?.p50)) {
-    figures.push(figure("live.latency", duration(1_000 * latency.p50), { note: t("live.p95", { value: duration(1_000 * latency.p95) }) }));
-  }
+  const latency = status?.queues[0]?.latency_s; // the queue of those who wait
+  const note = latency ? t("live.p95", { value: duration(1_000 * latency.p95) }) : undefined;
+  figures.push(figure("live.latency", latency ? duration(1_000 * latency.p50) : none, { note }));
   $("live-figures").replaceChildren(...figures);
 }
 
@@ -76,14 +75,16 @@ function figure(key, value, { spark, note, tone } = {}) {
 function drawQueues(queues) {
   const longest = Math.max(1, ...queues.map((queue) => queue.length));
   const rows = queues.map((queue) => {
-    const told = t(`queue.${queue.name}`);
-    const name = told === `queue.${queue.name}` ? queue.name : told;
-    const age = queue.oldest_age_s ? t("live.oldest_age", { age: duration(1_000 * queue.oldest_age_s) }) : "";
+    const key = `queue.${queue.name}`;
+    const name = t(key) === key ? queue.name : t(key);
+    const told = [];
+    if (queue.oldest_age_s) told.push(t("live.oldest_age", { age: duration(1_000 * queue.oldest_age_s) }));
+    if (queue.latency_s) told.push(t("live.of_minute", { p50: duration(1_000 * queue.latency_s.p50), p95: duration(1_000 * queue.latency_s.p95) }));
     return h("li", { class: "queue", style: { "--share": queue.length / longest } },
       h("span", { class: "queue-name" }, name),
       h("span", { class: "queue-bar", "aria-hidden": "true" }),
       h("span", { class: "queue-length" }, queue.length ? number(queue.length) : t("live.empty")),
-      h("span", { class: "queue-age quiet" }, age));
+      h("span", { class: "queue-age quiet" }, told.join(" · ")));
   });
   $("live-queues").replaceChildren(rows.length ? h("ul", { class: "queues" }, rows) : h("p", { class: "quiet" }, t("live.no_queue")));
 }

@@ -191,7 +191,7 @@ export const WORDS = {
   "live.latency": { zh: "延迟 p50", en: "Latency, p50" },
   "live.p95": { zh: "p95 {value}", en: "p95 {value}" },
   "live.empty": { zh: "空", en: "empty" },
-  "live.length": { zh: "{n} 个", en: "{n}" },
+  "live.of_minute": { zh: "近一分钟 p50 {p50}，p95 {p95}", en: "last minute p50 {p50}, p95 {p95}" },
   "live.oldest_age": { zh: "最久 {age}", en: "oldest {age}" },
   "live.no_queue": { zh: "还没有队列。", en: "There is no queue yet." },
   "live.spark": { zh: "最近 {minutes} 分钟，最高 {top}", en: "last {minutes} minutes, at most {top}" },
