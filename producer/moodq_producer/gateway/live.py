@@ -58,7 +58,6 @@ class Status(BaseModel):
             "examples": [
                 {
                     "workers": 1,
-                    "queues": [{"name": "interactive", "length": 3, "oldest_age_s": 0.42}],
                     "queues": [
                         {
                             "name": "interactive",
