@@ -72,7 +72,7 @@ def take(browser: Browser, serving: Serving) -> Any:
     phone = opened(browser, serving, "", "zh", False, width=360, height=760, scale=1.5)
     talk(phone, "zh", last_only=True)
     yield "phone-zh.png", phone.screenshot()
-    page = opened(browser, serving, "#lines", "en", False, height=1_060)
+    page = opened(browser, serving, "#lines", "en", False, height=900)
     lines(page)
     yield "lines-en.png", page.screenshot()
     page = opened(browser, serving, "#live", "zh", True, height=640)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -203,3 +204,40 @@ def test_a_service_with_keys_asks_for_one(own_serving: Serving, open_page: OpenP
     say(page, GOOD)
     expect(page.locator(".verdict-line")).to_have_text("😊 LLM verdict: positive 90%")
     assert page.evaluate("Object.values(localStorage)") == []
+
+
+ROUTES = """
+[[routes]]
+when = "sentiment is negative"
+route = "human"
+reply = false
+"""
+
+
+def test_a_message_goes_to_a_person_whose_answers_are_shown(
+    own_serving: Serving, open_page: OpenPage, tmp_path: Path
+) -> None:
+    rules = tmp_path / "tasks.toml"
+    rules.write_text(ROUTES, "utf-8")
+    own_serving.start_worker(tasks_file=str(rules))
+    own_serving.start_gateway(tasks_file=str(rules))
+    page = open_page(own_serving)
+    say(page, BAD)
+    expect(page.locator("#person")).to_contain_text("Handed over: a person will take this conversation")
+    expect(page.locator(".turn .foot")).to_contain_text("a person answers")
+    expect(page.locator(".turn .prose")).to_have_count(0)
+    conversation = page.evaluate("sessionStorage.getItem('moodq.conversation')")
+    path = f"{own_serving.url}v1/conversations/{conversation}"
+    assert page.request.post(f"{path}/takeover", data={"by": "Ann"}).ok
+    expect(page.locator("#person")).to_contain_text("Ann has taken over")
+    assert page.request.post(f"{path}/turns", data={"text": "I see to it.", "by": "Ann"}).ok
+    expect(page.locator(".turn .prose")).to_have_text("I see to it.")
+    expect(page.locator(".turn .who")).to_have_text("A person Ann")
+    assert page.request.delete(f"{path}/takeover").ok
+    expect(page.locator("#person")).to_be_hidden()
+    say(page, GOOD)
+    reply = f"echo: {GOOD} (after: {BAD} | I see to it.)"
+    expect(page.locator(".turn .prose").last).to_have_text(reply)
+    page.reload()
+    expect(page.locator(".turn .bubble")).to_have_text([BAD, GOOD])
+    expect(page.locator(".turn .prose")).to_have_text(["I see to it.", reply])

@@ -24,6 +24,7 @@ const turns = [];
 let picker;
 let shownTurns = 0;
 let personTimer;
+let awaited = false; // a message went to a person, and none has taken over yet
 
 export function startTalk() {
   picker = new TaskPicker($("talk-tasks"), {
@@ -54,6 +55,7 @@ export function startTalk() {
     for (const turn of turns.splice(0)) if (!turn.over) turn.on.stop();
     $("thread").replaceChildren();
     shownTurns = 0;
+    awaited = false;
     clearTimeout(personTimer);
     newConversation();
     welcome();
@@ -152,6 +154,8 @@ async function run(turn, fields, signal) {
       $("spoken").textContent = turn.spoken(true);
     } else if (event === "token") {
       turn.wrote(data.task, data.text);
+    } else if (event === "route") {
+      routed();
     } else if (event === "done") {
       const judgedBefore = Object.keys(turn.answers).length > 0;
       turn.ended(data);
@@ -186,29 +190,43 @@ function reveal() {
   window.scrollTo({ top: document.documentElement.scrollHeight });
 }
 
+/** A rule has sent a message of this conversation to a person, who may take over any time. */
+function routed() {
+  awaited = true;
+  handedOver({});
+}
+
 async function afterwards(result) {
+  if (result.route) routed();
   const conversation = await readConversation();
   if (!conversation) return;
   shownTurns = conversation.turns.length;
-  const routed = result.routed ?? conversation.routed;
-  if (conversation.taken_over) handedOver(conversation.taken_over);
-  else if (routed) handedOver({});
-  if (conversation.taken_over || routed) personTimer ??= setTimeout(hearPerson, PERSON_MS);
+  tellPerson(conversation);
 }
 
-/** Shows what a person writes in this conversation, while one has it. */
+function tellPerson({ taken_over: taken }) {
+  if (taken) handedOver(taken);
+  else if (!awaited) handedOver(null);
+  clearTimeout(personTimer);
+  if (taken || awaited) personTimer = setTimeout(hearPerson, PERSON_MS);
+}
+
+/** Shows what a person writes in this conversation, while one has it or is waited for. */
 async function hearPerson() {
   const conversation = await readConversation();
-  if (conversation) {
-    handedOver(conversation.taken_over);
-    for (const said of conversation.turns.slice(shownTurns)) {
-      if (said.role === "user") continue;
-      $("thread").append(pastTurn(said));
-      $("spoken").textContent = said.text;
-    }
-    shownTurns = conversation.turns.length;
+  if (!conversation) {
+    personTimer = setTimeout(hearPerson, PERSON_MS);
+    return;
   }
-  personTimer = conversation?.taken_over ? setTimeout(hearPerson, PERSON_MS) : undefined;
+  if (conversation.taken_over) awaited = false;
+  const near = atEnd();
+  for (const said of conversation.turns.slice(shownTurns).filter(({ role }) => role === "person")) {
+    $("thread").append(pastTurn(said));
+    $("spoken").textContent = said.text;
+  }
+  shownTurns = conversation.turns.length;
+  if (near) reveal();
+  tellPerson(conversation);
 }
 
 /** What was said in this tab's conversation before the page was loaded again. */
@@ -217,9 +235,6 @@ async function restore() {
   if (!conversation || turns.length) return;
   $("thread").append(...conversation.turns.map(pastTurn));
   shownTurns = conversation.turns.length;
-  if (conversation.taken_over) {
-    handedOver(conversation.taken_over);
-    personTimer = setTimeout(hearPerson, PERSON_MS);
-  }
+  tellPerson(conversation);
   welcome();
 }

@@ -128,6 +128,7 @@ export class Turn {
       : t("answer.total", { total: duration(this.total) })];
     if (this.result.cached) notes.push(t("verdict.cached"));
     if (this.result.truncated) notes.push(t("verdict.truncated"));
+    if (this.result.silenced) notes.push(t("answer.silenced"));
     if (Object.values(this.answers).some((answer) => answer.finish_reason === "length")) notes.push(t("answer.length"));
     return h("p", { class: "foot" }, notes.join(" · "));
   }

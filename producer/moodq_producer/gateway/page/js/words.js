@@ -93,6 +93,7 @@ export const WORDS = {
   "answer.took": { zh: "判断 {label} · 共 {total}", en: "verdict in {label} · all in {total}" },
   "answer.total": { zh: "用时 {total}", en: "in {total}" },
   "answer.length": { zh: "已达到长度上限", en: "cut at its length limit" },
+  "answer.silenced": { zh: "由人工回复", en: "a person answers" },
   "spoken.reply": { zh: "回复：{text}", en: "Reply: {text}" },
 
   "error.empty_text": { zh: "文本是空的。", en: "The text is empty." },
