@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,12 @@ def test_stopping_takes_back_what_waits(own_serving: Serving, open_page: OpenPag
     expect(page.locator("#progress-notice")).to_contain_text("No worker is running")
     page.click("#lines-stop")
     expect(page.locator("#progress-text")).to_have_text("Stopped: 0 of 2 done")
-    results = own_serving.redis.mget(list(own_serving.redis.scan_iter("moodq:result:*")))
-    assert len(results) == 2
-    assert all(b'"cancelled"' in result for result in results)
+    # It says so at once, and takes them back meanwhile.
+    deadline = time.monotonic() + PATIENCE_MS / 1_000
+    while len(found := list(own_serving.redis.scan_iter("moodq:result:*"))) < 2:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(50)
+    assert all(b'"cancelled"' in result for result in own_serving.redis.mget(found))
 
 
 READ = """async ([content, name]) => {
