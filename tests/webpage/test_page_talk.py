@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -92,8 +93,11 @@ def test_a_running_reply_can_be_stopped(serving: Serving, open_page: OpenPage) -
     expect(page.locator(".prose.writing")).to_have_text(re.compile("echo:"))
     page.get_by_role("button", name="Stop").click()
     expect(page.locator(".turn .state")).to_contain_text("Stopped.")
-    id = next(iter(serving.redis.scan_iter("moodq:result:*")))
-    assert b'"cancelled"' in serving.redis.get(id)
+    deadline = time.monotonic() + 20  # the page says so at once, the gateway is told meanwhile
+    while not (ids := list(serving.redis.scan_iter("moodq:result:*"))):
+        assert time.monotonic() < deadline, "not cancelled"
+        page.wait_for_timeout(50)
+    assert b'"cancelled"' in serving.redis.get(ids[0])
 
 
 def test_text_is_shown_as_text_whatever_it_holds(serving: Serving, open_page: OpenPage) -> None:
