@@ -68,7 +68,7 @@ schemathesis: $(INSTALLED)  ## CASES=10000 requests made of the gateway's OpenAP
 	@$(PY) -m tests.http_cases --cases $(CASES)
 
 gateway-bench: $(INSTALLED)  ## What HTTP costs over the client, and 200 users for two minutes
-	@$(PY) -m tests.http_cases.bench
+	@$(PY) -m tests.http_cases.gateway_bench
 
 MINUTES ?= 60
 soak: $(INSTALLED)  ## Mixed load for MINUTES=60; fails when anything grows; writes build/soak/latest.json

@@ -133,7 +133,7 @@ def test_what_waits_is_told_in_seconds_of_a_worker_s_time_and_once_for_all_worke
 
     def told() -> bool:
         infos.update(read_workers(connection, ["one", "two"]))
-        done: int = sum(one.items["sentiment"].done for one in infos.values() if one.items)
+        done: int = sum(one.items["sentiment"].done for one in infos.values() if "sentiment" in one.items)
         return done == 8
 
     until(told)

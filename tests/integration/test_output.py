@@ -113,9 +113,12 @@ def test_the_password_of_redis_is_in_no_log_and_no_message(
     try:
         url = redis_url.replace("redis://", "redis://guest:s3cret-pass%2Fword@")
         worker = start_fake_worker(MOODQ_REDIS_URL=url, MOODQ_LOG_LEVEL="DEBUG")
+        deadline = time.monotonic() + 30
+        while b"ready: worker" not in worker.log.read_bytes():  # one that only starts would end
+            assert time.monotonic() < deadline, worker.log.read_text()
+            time.sleep(0.02)
         connection.execute_command("ACL", "SETUSER", "guest", "resetpass", ">another")
         connection.execute_command("CLIENT", "KILL", "USER", "guest")
-        deadline = time.monotonic() + 30
         while b"no heartbeat is sent" not in worker.log.read_bytes():
             assert time.monotonic() < deadline, worker.log.read_text()
             time.sleep(0.05)

@@ -82,6 +82,8 @@ class Describer:
         metrics = self._metrics
         items: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for labels, value in _samples(metrics.items):
+            if not value:
+                continue
             of_task = items[labels["task"]]
             of_task[labels["outcome"]] = of_task.get(labels["outcome"], 0) + int(value)
         given: defaultdict[str, dict[str, int]] = defaultdict(dict)

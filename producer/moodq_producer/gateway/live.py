@@ -61,8 +61,8 @@ class Status(BaseModel):
                     "queues": [
                         {
                             "name": "interactive",
-                            "length": 0,
-                            "oldest_age_s": None,
+                            "length": 3,
+                            "oldest_age_s": 0.42,
                             "latency_s": {"p50": 0.06, "p95": 0.14},
                         }
                     ],

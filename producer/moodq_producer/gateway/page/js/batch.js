@@ -29,7 +29,7 @@ export class Batch {
     this.failed = 0;
     this.started = performance.now();
     this.ended = null;
-    this.trouble = null; // the error that is waited out now
+    this.troubles = {}; // the errors that are waited out now: of sending, of gathering
     this.stopped = false;
     this.run = randomId(6);
     this.pending = new Map(); // number of the text by its item's id, in the order they were sent
@@ -47,9 +47,14 @@ export class Batch {
       if (!stopped) throw error;
     } finally {
       this.ended = performance.now();
-      this.trouble = null;
+      this.troubles = {};
       this.changed();
     }
+  }
+
+  /** What is waited out now; null when nothing is. */
+  get trouble() {
+    return this.troubles.send ?? this.troubles.gather ?? null;
   }
 
   /** Sends nothing more, and takes back what waits. */
@@ -74,7 +79,7 @@ export class Batch {
       while (this.pending.size + chunk.length > IN_FLIGHT) await pause(POLL_MS, this.abort.signal);
       const items = chunk.map(({ text }, n) => ({ id: `${this.run}-${from + n}`, text, ...this.fields }));
       // Sent again after a lost answer, the same ids make no second job.
-      const rejected = await this.patiently(() => this.post(items));
+      const rejected = await this.patiently("send", () => this.post(items));
       const refused = new Map(rejected.map(({ index, code, detail }) => [index, { code, message: detail }]));
       for (const [n, item] of items.entries()) {
         if (refused.has(n)) this.arrived(from + n, { id: item.id, status: "failed", results: {}, error: refused.get(n) });
@@ -112,7 +117,7 @@ export class Batch {
       const ids = [...this.pending.keys()];
       for (let n = 0; n < ids.length; n += ASKED) {
         const asked = ids.slice(n, n + ASKED);
-        const { results } = await this.patiently(() => call("GET", `v1/results?ids=${asked.join(",")}`, { signal: this.abort.signal }));
+        const { results } = await this.patiently("gather", () => call("GET", `v1/results?ids=${asked.join(",")}`, { signal: this.abort.signal }));
         let found = 0;
         for (const id of asked) {
           if (!results[id]) continue;
@@ -133,18 +138,18 @@ export class Batch {
     if (result.status !== "done") this.failed++;
   }
 
-  async patiently(attempt) {
+  async patiently(doing, attempt) {
     for (;;) {
       try {
         const answer = await attempt();
-        if (this.trouble) {
-          this.trouble = null;
+        if (this.troubles[doing]) {
+          this.troubles[doing] = null;
           this.changed();
         }
         return answer;
       } catch (error) {
         if (!(error instanceof ApiError) || !error.passing) throw error;
-        this.trouble = error;
+        this.troubles[doing] = error;
         this.changed();
         await pause((error.retryAfter ? error.retryAfter * 1_000 : RETRY_MS) * (1 + Math.random() / 4), this.abort.signal);
       }

@@ -1,4 +1,4 @@
-"""``python -m tests.http_cases.bench``: what HTTP costs over the client, and 200 users at once.
+"""``python -m tests.http_cases.gateway_bench``: what HTTP costs over the client, and 200 users at once.
 
 One run, one worker with the fake engine, the client and the gateway taking turns, text by text: the
 difference of their medians is the gateway's own. Then users that send, wait, follow and ask for two minutes:
