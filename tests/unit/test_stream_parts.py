@@ -14,6 +14,7 @@ from moodq_config.tasks import load_tasks
 from moodq_producer.stream.alerts import Alert, rule
 from moodq_producer.stream.multiline import MAX_BYTES, MAX_LINES, Joiner, Line, joining
 from moodq_producer.stream.records import Reading, Record, duration_s
+from moodq_producer.stream.running import _end
 from moodq_producer.stream.sinks import LineSink
 from moodq_producer.stream.windows import Shares, Sliding, Watch, window
 
@@ -217,3 +218,23 @@ def test_the_item_of_a_record_names_its_text_so_that_no_result_is_taken_for_anot
     assert one.id == other.id
     assert one.item_id != other.item_id
     assert one.item_id == Record("a-0", {"file": "x"}, 7, "short").item_id
+
+
+async def test_a_task_that_loses_its_cancellation_is_ended_all_the_same() -> None:
+    lost = 0
+
+    async def deaf() -> None:
+        nonlocal lost
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if lost == 2:
+                    raise
+                lost += 1
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(_end(task), timeout=30)
+    assert task.cancelled()
+    assert lost == 2

@@ -150,10 +150,19 @@ async def _run(options: Options) -> int:
                 _leave(EXIT_INTERRUPTED if signals.second.is_set() else EXIT_UNFINISHED)
             return await _ended(running)
         finally:
-            for task in (running, *looking):
-                task.cancel()
-            await asyncio.gather(running, *looking, return_exceptions=True)
+            await _end(running, *looking)
             await asyncio.to_thread(watching.close)
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel ``tasks``, again and again: a cancellation may be lost within a Redis command, whose task then
+    goes on."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=STEP_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _first(
